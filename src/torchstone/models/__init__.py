@@ -1,0 +1,1 @@
+"""Networks, one file per published system, below one folder per domain."""

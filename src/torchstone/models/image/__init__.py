@@ -1,0 +1,1 @@
+"""Image backbones and classifiers, with timm's interface."""
