@@ -1,0 +1,1 @@
+"""Comparisons: the statistics, the result files and the report page."""
