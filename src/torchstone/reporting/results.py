@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from torchstone.errors import WriteFailed
 from torchstone.files import read_json, write_json, write_text
 
 STARTS = ("scratch", "pretrained")
@@ -61,8 +62,8 @@ class CandidateResult:
         reason: why it was not trained or failed, in a sentence.
         proof: the card's proof (``official``, ``port``, ``definition``, ``reconstruction``), empty for peers.
         source: ``torchstone``, ``timm`` or ``torchvision``.
-        cost: ``params, macs, latency_ms_1, latency_ms_32, throughput, memory_mb, train_memory_mb``; None or absent where
-            not measured.
+        cost: ``params, macs, latency_ms_1, latency_ms_32, throughput, memory_mb, train_memory_mb``; None or absent
+            where not measured.
         lr: the learning rate that the trials chose.
         trials: the learning-rate trials.
         runs: one entry per seed.
@@ -72,7 +73,7 @@ class CandidateResult:
         dominated: cost axis -> why another candidate is the better choice there; absent axes are not dominated.
         reproduce: a command that trains this candidate again.
         rank: 1 + the number of candidates of the same start that are really better.
-        gap, gap_low, gap_high: how far behind the leader of the same start (paired, positive = behind), with its interval.
+        gap, gap_low, gap_high: how far behind the leader of the same start (positive = behind), with the paired interval.
     """
 
     name: str
@@ -124,8 +125,8 @@ class Comparison:
     """A whole comparison.
 
     Attributes:
-        data: ``ImageData.describe()`` plus ``classes`` (their names): whatever it holds is listed; ``name``, ``classes``
-            and ``sizes`` are also used in the text.
+        data: ``ImageData.describe()`` plus ``classes`` (their names): whatever it holds is listed; ``name``,
+            ``classes`` and ``sizes`` are also used in the text.
         task: the task's name.
         metric: the score's name; a name with ``accuracy`` in it is a fraction and shown in per cent.
         maximize: whether a larger score is better.
@@ -185,6 +186,10 @@ class Comparison:
 
         out = Path(out)
         page = render(self)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteFailed(f"cannot write into {out}: {error.strerror or error}") from error
         write_json(out / "results.json", self.to_dict())
         write_text(out / "results.csv", to_csv(self))
         write_text(out / "report.html", page)
