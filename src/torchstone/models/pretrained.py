@@ -89,14 +89,14 @@ def check_layout(model: nn.Module, state: Mapping[str, Tensor], adaptable: Itera
     Raises:
         CallError: lists what is missing, unexpected and of another shape.
     """
-    prefixes = tuple(f"{name}." for name in adaptable)
+    adapted = {f"{name}.{kind}" for name in adaptable for kind in ("weight", "bias")}
     own = model.state_dict()
     missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own and not name.startswith(prefixes)]
+    unexpected = [name for name in state if name not in own and name not in adapted]
     other_shape = [
         f"{name} is {tuple(value.shape)}, the model has {tuple(own[name].shape)}"
         for name, value in state.items()
-        if name in own and value.shape != own[name].shape and not name.startswith(prefixes)
+        if name in own and value.shape != own[name].shape and name not in adapted
     ]
     lines = [
         f"{what}: {', '.join(names[:8])}" + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
