@@ -1,0 +1,84 @@
+"""Optimizers by timm's names, with timm's rule of which parameters decay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from torch import nn
+
+from torchstone.errors import CallError, unknown_name
+from torchstone.training.recipe import TrainSpec
+
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+
+
+def undecayed_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters without weight decay: biases, norms and other one-dimensional ones, and those that the
+    model itself names in ``no_weight_decay()``."""
+    own = getattr(model, "no_weight_decay", set)()
+    return frozenset(
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim <= 1 or name.endswith(".bias") or name in own
+    )
+
+
+def create_optimizer(model: nn.Module, train: TrainSpec, undecayed: frozenset[str]) -> torch.optim.Optimizer:
+    """Build a recipe's optimizer.
+
+    Args:
+        model: the network, possibly wrapped in shards whose parameters have lost their shape.
+        train: names the optimizer and its settings.
+        undecayed: :func:`undecayed_parameters` of the network before it was wrapped.
+
+    Raises:
+        UnknownName: timm has no such optimizer.
+        CallError: a setting that this optimizer does not have.
+    """
+    check_optimizer(train)
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name.replace("_fsdp_wrapped_module.", "") not in undecayed].append(parameter)
+    settings: dict[str, Any] = dict(train.optimizer_args)
+    if get_optimizer_info(_base(train.optimizer)).opt_class in _FUSED:
+        settings.setdefault("fused", True)
+    if train.momentum is not None:
+        settings["momentum"] = train.momentum
+    try:
+        return create_optimizer_v2(
+            [
+                {"params": parameters, "weight_decay": train.weight_decay if decayed else 0.0}
+                for decayed, parameters in groups.items()
+                if parameters
+            ],
+            opt=train.optimizer,
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            **settings,
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        raise CallError(f"train.optimizer_args do not fit train.optimizer={train.optimizer}: {error}") from error
+
+
+def check_optimizer(train: TrainSpec) -> None:
+    """Refuse an optimizer that timm does not have, and settings that it would ignore."""
+    known = list_optimizers()
+    if _base(train.optimizer) not in known:
+        raise unknown_name("train.optimizer", train.optimizer, known)
+    info = get_optimizer_info(_base(train.optimizer))
+    for key, given, takes in (
+        ("momentum", train.momentum is not None, info.has_momentum),
+        ("optimizer_args.betas", "betas" in train.optimizer_args, info.has_betas),
+        ("optimizer_args.eps", "eps" in train.optimizer_args, info.has_eps),
+    ):
+        if given and not takes:
+            raise CallError(f"train.{key} means nothing with train.optimizer={train.optimizer}; remove it")
+    if "momentum" in train.optimizer_args:
+        raise CallError("give the momentum as train.momentum, not in train.optimizer_args")
+
+
+def _base(optimizer: str) -> str:
+    return optimizer.lower().removeprefix("lookahead_")

@@ -1,0 +1,224 @@
+"""Classifying images with a trained run or with a model and its weights.
+
+predict("runs/digits", ["scan.png"])
+predict("timm:resnet18@pretrained", ["photos/"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchstone.data.folders import EXTENSIONS
+from torchstone.data.preprocessing import preprocess
+from torchstone.errors import CallError, DataError
+from torchstone.models.pretrained import read_checkpoint
+from torchstone.models.registry import build_model
+from torchstone.training.devices import resolve_device
+from torchstone.training.recipe import ModelSpec
+from torchstone.training.runs import load_run
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Args:
+        path: the image.
+        label: the most probable class; empty when the image could not be read.
+        probability: of that class.
+        top: (class, probability), the most probable first.
+        error: why the image could not be read; empty when it could.
+    """
+
+    path: Path
+    label: str = ""
+    probability: float = 0.0
+    top: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with what it takes to use it.
+
+    Args:
+        model: in eval mode.
+        classes: name of each logit.
+        preprocessing: how an image becomes its input.
+    """
+
+    model: nn.Module
+    classes: list[str]
+    preprocessing: dict[str, Any]
+
+
+def predict(
+    run_or_model: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    device: str = "auto",
+    batch_size: int = 32,
+    top: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """Classify images.
+
+    Args:
+        run_or_model: a run directory, or ``MODEL@WEIGHTS`` where the weights are ``pretrained``, a file or a URL.
+        paths: image files, and folders whose images are all taken.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        batch_size: images at a time.
+        top: how many classes to name for each image.
+        progress: called with the images done and the images in all.
+
+    Returns:
+        One prediction per image, in the order given; an image that cannot be read has the reason in ``error``.
+
+    Raises:
+        CallError: no such run, model, weights or path, or a folder without images.
+    """
+    if batch_size < 1 or top < 1:
+        raise CallError(f"batch_size and top must be positive integers, got {batch_size} and {top}")
+    where = resolve_device(device)
+    images = find_images(paths)
+    classifier = load_classifier(run_or_model)
+    model = classifier.model.to(where)
+    predictions: list[Prediction] = []
+    with torch.inference_mode():
+        for batch in _batches(images, classifier.preprocessing, batch_size):
+            readable = [inputs for inputs in batch if isinstance(inputs, Tensor)]
+            likely = iter(_most_probable(model, torch.stack(readable).to(where), top) if readable else [])
+            for inputs in batch:
+                path = images[len(predictions)]
+                if isinstance(inputs, Tensor):
+                    named = tuple((classifier.classes[index], probability) for index, probability in next(likely))
+                    predictions.append(Prediction(path, *named[0], named))
+                else:
+                    predictions.append(Prediction(path, error=inputs))
+            if progress is not None:
+                progress(len(predictions), len(images))
+    return predictions
+
+
+def _most_probable(model: nn.Module, images: Tensor, top: int) -> Iterator[list[tuple[int, float]]]:
+    probabilities = model(images).float().softmax(1)  # (B, classes)
+    values, indices = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
+    for row in zip(indices.tolist(), values.tolist(), strict=True):
+        yield list(zip(*row, strict=True))
+
+
+def _batches(images: list[Path], preprocessing: dict[str, Any], batch_size: int) -> Iterator[list[Tensor | str]]:
+    """Batches of prepared images (3, H, W), with the reason in place of one that cannot be read."""
+
+    def prepare(path: Path) -> Tensor | str:
+        try:
+            return preprocess(path, preprocessing)[0]
+        except DataError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(images), batch_size):
+            yield list(pool.map(prepare, images[start : start + batch_size]))
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """The files that were named, and the images of the folders that were named, sorted, subfolders included.
+
+    Raises:
+        CallError: a path that is not there, a folder without images, or no path at all.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+            if not inside:
+                raise CallError(f"there are no images in the folder {path}")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise CallError(f"there is no file or folder {path}")
+    if not found:
+        raise CallError("name at least one image or folder")
+    return found
+
+
+def load_classifier(run_or_model: str | Path) -> Classifier:
+    """Load a finished run's model, or a model with the weights named after ``@``.
+
+    Raises:
+        CallError: no such run, model or weights; a model without weights.
+    """
+    if Path(run_or_model).is_dir():
+        model, info = load_run(run_or_model)
+        return Classifier(model, info.classes, info.preprocessing)
+    name, _, weights = str(run_or_model).partition("@")
+    if not weights:
+        raise CallError(
+            f"{run_or_model} is no run directory, and as a model it has no weights: "
+            f"name a run, {name}@pretrained or {name}@FILE"
+        )
+    spec = ModelSpec(name, weights=weights)
+    model = build_model(name, pretrained=spec.pretrained, **_classes_of(spec)).eval()
+    if name.startswith("torchvision:"):
+        return Classifier(model, *_torchvision_facts(name.removeprefix("torchvision:"), model))
+    return Classifier(model, *_timm_facts(model))
+
+
+def _classes_of(spec: ModelSpec) -> dict[str, int]:
+    """The number of classes that a weights file was trained for, where its classifier can be told by name."""
+    if spec.weights is None or not Path(spec.weights).is_file():
+        return {}
+    state = read_checkpoint(spec.weights)
+    config = getattr(build_model(spec.name), "pretrained_cfg", {})
+    classifier = config.get("classifier") if config else None
+    weight = state.get(f"{classifier}.weight") if classifier else state[list(state)[-1]]
+    return {"num_classes": weight.shape[0]} if weight is not None else {}
+
+
+def _timm_facts(model: nn.Module) -> tuple[list[str], dict[str, Any]]:
+    """Classes and preprocessing from a model's pretrained configuration."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+
+    config = resolve_data_config(model=model)
+    preprocessing = {
+        "size": config["input_size"][-1],
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+        "interpolation": config["interpolation"],
+        "crop_pct": config["crop_pct"],
+    }
+    count: int = model.num_classes  # type: ignore[assignment]
+    subset = infer_imagenet_subset(model) if count > 100 else None
+    if subset is None:
+        return _numbered(count), preprocessing
+    names = ImageNetInfo(subset)
+    return [names.index_to_description(index) for index in range(count)], preprocessing
+
+
+def _torchvision_facts(name: str, model: nn.Module) -> tuple[list[str], dict[str, Any]]:
+    """Classes and preprocessing from the weights that torchvision lists for a model."""
+    from torchvision.models import get_model_weights
+
+    released = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    transforms = released.transforms()
+    count = list(model.parameters())[-1].shape[0]
+    categories = released.meta["categories"]
+    return categories if len(categories) == count else _numbered(count), {
+        "size": transforms.crop_size[0],
+        "mean": list(transforms.mean),
+        "std": list(transforms.std),
+        "interpolation": transforms.interpolation.value,
+        "crop_pct": transforms.crop_size[0] / transforms.resize_size[0],
+    }
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"class {index}" for index in range(count)]

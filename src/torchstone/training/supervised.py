@@ -1,0 +1,186 @@
+"""Training with targets: optimizer, schedule, randomness and checks around a loss.
+
+Nothing in a step depends on the history of the process. The learning rate is a function of the step, and everything
+random in a step is seeded from its position, so a run that starts again at an epoch's end repeats the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torchmetrics
+from lightning.pytorch import LightningModule
+from timm.data import Mixup
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchstone.errors import CallError, NonFiniteLoss
+from torchstone.seeding import seed_everything_at
+from torchstone.training.optimizers import create_optimizer, undecayed_parameters
+from torchstone.training.recipe import TrainSpec
+from torchstone.training.schedules import learning_rate
+
+
+class Supervised(LightningModule, ABC):
+    """A model, its loss and its metric, trained by a protocol.
+
+    A domain says how a batch becomes a training loss (:meth:`training_loss`) and a prediction with its target
+    (:meth:`outputs`), and what the loss of a prediction is (:meth:`evaluation_loss`).
+
+    Args:
+        model: the network; ``model.`` is its prefix in checkpoints.
+        train: the protocol.
+        seed: of everything random in the steps.
+        steps_per_epoch: optimizer steps in an epoch.
+        metric: the primary metric, from outputs and targets.
+    """
+
+    def __init__(
+        self, model: nn.Module, train: TrainSpec, *, seed: int, steps_per_epoch: int, metric: torchmetrics.Metric
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.train_spec = train
+        self.seed = seed
+        self.steps_per_epoch = steps_per_epoch
+        self.metric = metric
+        self.validation_loss = torchmetrics.MeanMetric(nan_strategy="disable")
+        self.undecayed = undecayed_parameters(model)
+        self.learning_rate = 0.0
+        self.last_loss = math.nan
+        self.epoch_loss = 0.0
+        self.epoch_batches = 0
+
+    @abstractmethod
+    def training_loss(self, batch: Any) -> Tensor:
+        """The loss of a training batch: a scalar, the mean over its samples."""
+
+    @abstractmethod
+    def outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """What the model makes of a batch without augmentation, and the targets; one row each per sample."""
+
+    @abstractmethod
+    def evaluation_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of :meth:`outputs`: a scalar, the mean over its samples."""
+
+    @abstractmethod
+    def inputs(self, batch: Any) -> Tensor:
+        """The input tensor of a batch, to say whether a non-finite loss came with it."""
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.model(*inputs)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return create_optimizer(self.model, self.train_spec, self.undecayed)
+
+    # --- training
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch_loss, self.epoch_batches = 0.0, 0
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        seed_everything_at("train", self.seed, self.current_epoch, batch_idx, self.global_rank)
+        self.learning_rate = learning_rate(self.train_spec, self.global_step, self.steps_per_epoch)
+        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+            group["lr"] = self.learning_rate * group.get("lr_scale", 1.0)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.training_loss(batch)
+        self.last_loss = loss.item()
+        if not math.isfinite(self.last_loss):
+            raise NonFiniteLoss(self._non_finite("training", self.last_loss, batch, batch_idx))
+        self.epoch_loss += self.last_loss
+        self.epoch_batches += 1
+        return loss
+
+    def mean_epoch_loss(self) -> float:
+        """The mean training loss of the epoch, over all processes."""
+        mean = self.epoch_loss / self.epoch_batches
+        if self.trainer.world_size == 1:
+            return mean
+        everyone = torch.tensor(mean, dtype=torch.float64, device=self.device)
+        return self.trainer.strategy.reduce(everyone, reduce_op="mean").item()  # type: ignore[union-attr]
+
+    def _non_finite(self, kind: str, loss: float, batch: Any, batch_idx: int) -> str:
+        inputs = self.inputs(batch)
+        broken = (~torch.isfinite(inputs)).flatten(1).any(1).sum().item()
+        cause = (
+            f"the inputs of {broken} of its {len(inputs)} samples hold NaN or infinite values"
+            if broken
+            else f"its inputs are finite; try a lower learning rate (it was {self.learning_rate:g}) or train.clip_grad"
+        )
+        where = f"epoch {self.current_epoch + 1}, step {batch_idx + 1} (optimizer step {self.global_step + 1})"
+        return f"the {kind} loss became {loss} at {where}: {cause}"
+
+    # --- evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        self.metric.reset()
+        self.validation_loss.reset()
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        seed_everything_at("evaluate", self.seed, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        outputs, targets = self.outputs(batch)
+        loss = self.evaluation_loss(outputs, targets)
+        if not math.isfinite(loss.item()):
+            raise NonFiniteLoss(self._non_finite("validation", loss.item(), batch, batch_idx))
+        self.metric.update(outputs, targets)
+        self.validation_loss.update(loss, weight=len(targets))
+
+    def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
+        seed_everything_at("evaluate", self.seed, batch_idx)
+        return self.outputs(batch)
+
+
+class Classification(Supervised):
+    """A classifier: cross entropy with label smoothing, mixup and CutMix; accuracy.
+
+    The batch is ``(inputs, labels)``; the model maps inputs to logits of shape (B, num_classes). The training loss is
+    cross entropy against targets smoothed by s, (1 - s) y + s / num_classes, after mixup or CutMix of the batch.
+
+    Args:
+        num_classes: number of logits.
+    """
+
+    def __init__(
+        self, model: nn.Module, train: TrainSpec, *, seed: int, steps_per_epoch: int, num_classes: int
+    ) -> None:
+        accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        super().__init__(model, train, seed=seed, steps_per_epoch=steps_per_epoch, metric=accuracy)
+        self.num_classes = num_classes
+        self.mix = _mixing(train, num_classes)
+
+    def training_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, targets = batch
+        if self.mix is not None:
+            images, targets = self.mix(images, targets)
+        return F.cross_entropy(self._logits(images), targets, label_smoothing=self.train_spec.label_smoothing)
+
+    def outputs(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        return self._logits(images), labels
+
+    def evaluation_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    def inputs(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return batch[0]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits = self(images)
+        expected = (len(images), self.num_classes)
+        if not isinstance(logits, Tensor) or logits.shape != expected:
+            given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise CallError(f"a classifier returns logits of shape {expected}; this model returns {given}")
+        return logits.float()
+
+
+def _mixing(train: TrainSpec, num_classes: int) -> Mixup | None:
+    if not train.mixup and not train.cutmix:
+        return None
+    return Mixup(mixup_alpha=train.mixup, cutmix_alpha=train.cutmix, label_smoothing=0.0, num_classes=num_classes)

@@ -1,0 +1,178 @@
+"""What a domain means to training, comparison and prediction: its data, module, metric and views.
+
+``train``, ``compare`` and ``predict`` know tasks only; a new domain is one more class here and one entry of
+:data:`TASKS`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from torchstone.data.images import ImageData, open_images
+from torchstone.data.sources import IMAGE_SOURCES
+from torchstone.errors import CallError, unknown_name
+from torchstone.models.registry import build_model
+from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
+from torchstone.training.supervised import Classification, Supervised
+
+
+class TaskData(Protocol):
+    """What training asks of a data module of any domain, ready to use when it is opened.
+
+    With a trainer attached, the training loader of each process gives its share of every batch, in an order that
+    follows from the epoch which its sampler was told.
+    """
+
+    trainer: Any
+    source: Any
+    fingerprint: str
+    classes: list[str]
+
+    def train_dataloader(self) -> DataLoader: ...
+    def val_dataloader(self) -> DataLoader: ...
+    def test_dataloader(self) -> DataLoader: ...
+    def describe(self) -> dict[str, Any]: ...
+    def preprocessing(self) -> dict[str, Any]: ...
+
+
+class Task(ABC):
+    """One domain.
+
+    Attributes:
+        name: as recipes give it.
+        metric: the primary metric's name; rows of a run hold it as ``val_<metric>``.
+        maximize: whether more of it is better.
+        error_view: how a report shows the errors: ``"confusion"``, ...
+        sources: data that are opened by name, and what they are; every other source is a path.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    maximize: ClassVar[bool]
+    error_view: ClassVar[str]
+    sources: ClassVar[Mapping[str, str]]
+
+    @abstractmethod
+    def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> Any:
+        """Open the data module (:class:`TaskData`); its training batches hold ``batch_size / accumulate`` samples.
+
+        Args:
+            data: what to open.
+            train: the protocol.
+            seed: of the order and augmentation of training samples.
+            source: ``.source`` of a data module that is open already, used instead of reading ``data.source`` again.
+        """
+
+    @abstractmethod
+    def model_args(self, data: Any) -> dict[str, Any]:
+        """The arguments that the data impose on every model: number of classes, channels, ..."""
+
+    @abstractmethod
+    def module(self, model: nn.Module, recipe: Recipe, data: Any) -> Supervised:
+        """Wrap a model for training and evaluation."""
+
+    @abstractmethod
+    def probe_inputs(self, data: Any, batch_size: int) -> tuple[Tensor, ...]:
+        """Inputs of the right shape, to measure a model's cost."""
+
+    @abstractmethod
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """What the model decides, one row per sample."""
+
+    @abstractmethod
+    def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """A float per sample, shape (B,), whose mean is the metric."""
+
+    def all_model_args(self, model: ModelSpec, data: Any, train: TrainSpec | None = None) -> dict[str, Any]:
+        """Every argument the model is built with, so that the run can rebuild it.
+
+        Raises:
+            CallError: the same argument is given twice.
+        """
+        args = {**self.model_args(data), **model.args}
+        if train is not None and train.drop_path is not None:
+            if "drop_path_rate" in args:
+                raise CallError("train.drop_path and model.args.drop_path_rate are the same setting; give one of them")
+            args["drop_path_rate"] = train.drop_path
+        return args
+
+    def build_model(self, model: ModelSpec, data: Any, train: TrainSpec | None = None) -> nn.Module:
+        """Build a recipe's model for the data.
+
+        Raises:
+            UnknownName: no such model.
+            CallError: an argument that this model does not take.
+        """
+        args = self.all_model_args(model, data, train)
+        try:
+            return build_model(model.name, pretrained=model.pretrained, **args)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise CallError(f"{model.name} does not take an argument of this recipe: {error}") from error
+
+
+class ImageClassification(Task):
+    """Images to one of a fixed list of classes."""
+
+    name = "image-classification"
+    metric = "accuracy"
+    maximize = True
+    error_view = "confusion"
+    sources = IMAGE_SOURCES
+
+    def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> ImageData:
+        return open_images(
+            data.source if source is None else source,
+            size=data.size,
+            batch_size=train.batch_size // train.accumulate,
+            seed=seed,
+            split_seed=data.split_seed,
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+            workers=data.workers,
+            augment=data.augment,
+            limit=data.limit,
+        )
+
+    def model_args(self, data: ImageData) -> dict[str, Any]:
+        return {"num_classes": data.num_classes, "in_chans": 3}
+
+    def module(self, model: nn.Module, recipe: Recipe, data: ImageData) -> Classification:
+        return Classification(
+            model,
+            recipe.train,
+            seed=recipe.seed,
+            steps_per_epoch=len(data.train_dataloader()) // recipe.train.accumulate,
+            num_classes=data.num_classes,
+        )
+
+    def probe_inputs(self, data: ImageData, batch_size: int) -> tuple[Tensor, ...]:
+        shape = (batch_size, 3, data.image_size, data.image_size)
+        return (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(1)
+
+    def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) == targets).float()
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (ImageClassification(),)}
+
+
+def get_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UnknownName: there is none; the nearest are given.
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    return TASKS[name]
