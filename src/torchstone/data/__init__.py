@@ -1,0 +1,42 @@
+"""Data sets and their tools, by data type. Names load on first use, so importing this package costs nothing.
+
+* :func:`open_images` - digits, CIFAR-10, a folder tree or Parquet files as a Lightning data module
+* :func:`preprocess` - images as a trained run wants to see them
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchstone.data.images import ImageData, open_images
+    from torchstone.data.preprocessing import preprocess
+    from torchstone.data.sampling import PositionSampler
+    from torchstone.data.sources import IMAGE_SOURCES, ImageSource, open_source
+
+_HOME = {
+    "IMAGE_SOURCES": "sources",
+    "ImageData": "images",
+    "ImageSource": "sources",
+    "PositionSampler": "sampling",
+    "open_images": "images",
+    "open_source": "sources",
+    "preprocess": "preprocessing",
+}
+
+__all__ = [
+    "IMAGE_SOURCES",
+    "ImageData",
+    "ImageSource",
+    "PositionSampler",
+    "open_images",
+    "open_source",
+    "preprocess",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
