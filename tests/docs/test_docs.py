@@ -1,0 +1,61 @@
+"""The code in README and docs runs: ``python`` and ``bash`` blocks are executed, page by page; ``console`` blocks are shown only."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchstone.reporting.gallery import END, START, gallery, system_page
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a page's code runs: a fresh folder with a few images to predict."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    (tmp_path / "samples").mkdir()
+    for index, digit in enumerate(load_digits().images[:3]):
+        Image.fromarray((digit * 15).astype("uint8")).resize((32, 32)).save(tmp_path / "samples" / f"{index}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_the_code_on_a_page_runs(page, folder):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for language, code in blocks(page):
+        command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{page.name}:\n{code}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_readme_shows_the_gallery_that_the_cards_make():
+    text = (ROOT / "README.md").read_text()
+    shown = text.split(START, 1)[1].split(END, 1)[0].strip()
+    assert shown == gallery().strip(), "run: python -m torchstone.reporting.gallery README.md"
+
+
+def test_every_system_page_can_be_made():
+    from torchstone import catalog
+
+    for key, card in catalog.cards().items():
+        page = system_page(key)
+        assert card.title in page
+        assert all(variant.name in page for variant in card.variants)
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
