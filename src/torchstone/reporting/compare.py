@@ -1,0 +1,441 @@
+"""``torchstone compare``: which of these candidates is best on these data, and at what cost.
+
+    compare("digits", ["inceptionnext_mini32", "timm:resnet18"], out="report", seeds=3)
+
+One protocol for all: data, splits, augmentation, batch size, AdamW with a warmed-up cosine schedule. Each candidate
+gets the same number of learning-rate trials with seed 0, judged by the validation score of the last epoch, then one run
+per seed at the chosen rate; the run of seed 0 is the trial's. Test data are read once per run, after that choice.
+
+A run's folder is named after its identity, so whatever was trained there before is found again: the same command in the
+same folder goes on where it stopped, and one with more candidates, seeds or trials trains what is new.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import inspect
+import math
+import re
+import shlex
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchstone import __version__, environment
+from torchstone.errors import CallError, WorkError, WriteFailed
+from torchstone.files import write_text
+from torchstone.reporting import words
+from torchstone.reporting.candidates import Candidate, parse_candidates
+from torchstone.reporting.limits import Limit, parse_limits
+from torchstone.reporting.measuring import Measurement, failure_reason, measure
+from torchstone.reporting.ranking import judge
+from torchstone.reporting.results import CURVES, CandidateResult, Comparison, SeedRun, Trial
+from torchstone.training.devices import resolve_device
+from torchstone.training.fit import Evaluation, FitProgress, RunResult, evaluate, fit, identity
+from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
+from torchstone.training.runs import RunDirectory
+from torchstone.training.tasks import Task, get_task
+
+PEER_LR = 2e-3
+"""Where the trials of another library's model start; ours start at their card's value (AdamW, batch 128)."""
+PRETRAINED_FACTOR = 0.1
+"""Weights that were trained already move by smaller steps."""
+TRIAL_RATIO = 10**0.5
+"""Ratio of two neighbouring learning rates."""
+LEAST_EPOCHS, LEAST_STEPS = 10, 300
+"""Without ``epochs``: as many as give both."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a comparison stands.
+
+    Attributes:
+        done: share of the training that is behind it, 0 to 1.
+        doing: what it is working on.
+        run: the state of the run at work; None between runs.
+        news: what has just come out, in a sentence; empty most of the time.
+    """
+
+    done: float
+    doing: str
+    run: FitProgress | None = None
+    news: str = ""
+
+
+def compare(
+    data: str,
+    models: Sequence[str],
+    *,
+    out: str | Path,
+    tune: int = 1,
+    epochs: int | None = None,
+    seeds: int = 3,
+    start: str = "scratch",
+    limits: Mapping[str, str | float] | None = None,
+    device: str = "auto",
+    batch_size: int = 128,
+    size: int | None = None,
+    workers: int = 0,
+    augment: str = "auto",
+    split_seed: int = 0,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    limit: int | None = None,
+    task: str = "image-classification",
+    progress: Callable[[Progress], None] | None = None,
+) -> Comparison:
+    """Compare candidates on a data set and write ``results.json``, ``results.csv`` and ``report.html``.
+
+    Args:
+        data: a built-in set's name or a path.
+        models: candidates, written as :mod:`torchstone.reporting.candidates` says.
+        out: the folder of the comparison; what an interrupted or a smaller comparison left there is used.
+        tune: learning-rate trials of each candidate, see :func:`learning_rates`.
+        epochs: passes over the training data in every run; by default as many as give 10 epochs and 300 steps.
+        seeds: runs of each candidate.
+        start: what candidates without ``@weights`` start from: ``scratch`` or ``pretrained``.
+        limits: the most that a candidate may cost, see :func:`torchstone.reporting.limits.parse_limits`.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; costs are measured there as well.
+        batch_size: samples per training step.
+        size: side of the images in pixels; by default what suits the data.
+        workers: loader processes; changes no result.
+        augment, split_seed, val_fraction, test_fraction, limit: see :func:`torchstone.data.open_images`.
+        task: what the data are for.
+        progress: called as the work goes on.
+
+    Returns:
+        The comparison, as it was written.
+
+    Raises:
+        CallError: something that cannot work as given; nothing has been trained.
+        WriteFailed: the folder cannot be written, or the disk is full; the same call goes on from what was finished.
+    """
+    options = {name: value for name, value in locals().items() if name not in ("data", "models", "out", "progress")}
+    for name, value in (("tune", tune), ("seeds", seeds)):
+        if value < 1:
+            raise CallError(f"{name} must be at least 1, got {value}")
+    candidates, notes = parse_candidates(models, start)
+    for candidate in candidates:
+        if candidate.method or candidate.transforms:
+            raise CallError(f"{candidate.name}: compare does not run methods and transforms")
+    budget = parse_limits(limits or {})
+    where = str(resolve_device(device))
+    kind = get_task(task)
+    protocol = _protocol(LEAST_EPOCHS if epochs is None else epochs, batch_size)
+    data_spec = DataSpec(
+        source=str(data),
+        size=size,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        workers=workers,
+        augment=augment,
+        limit=limit,
+    )
+    folder = Path(out)
+    with RunDirectory(folder).locked():
+        _check_folder(folder)
+        opened = kind.open_data(data_spec, protocol, 0)
+        if epochs is None:
+            protocol = _protocol(default_epochs(len(opened.train_dataloader())), batch_size)
+        options["epochs"] = protocol.epochs
+        plan = _Plan(kind, opened, data_spec, protocol, tune, seeds, budget, where, folder, options)
+        return _Work(plan, candidates, progress or (lambda state: None)).carry_out(notes)
+
+
+def default_epochs(steps_per_epoch: int) -> int:
+    """As many epochs as give at least 10 of them and 300 steps."""
+    return max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch))
+
+
+def learning_rates(candidate: Candidate, trials: int, batch_size: int) -> list[float]:
+    """The rates that a candidate is tried with, its usual one first.
+
+    The grid is ``lr * 10**(k / 2)`` for k = 0, -1, 1, -2, 2, ..., so that more trials only add to it. ``lr`` is the
+    card's value (2e-3 for other libraries' models) times ``sqrt(batch_size / 128)``, times 0.1 for pretrained weights.
+    """
+    usual = candidate.card.lr if candidate.card and candidate.card.lr else PEER_LR
+    usual *= math.sqrt(batch_size / 128) * (PRETRAINED_FACTOR if candidate.weights else 1.0)
+    steps = [(index + 1) // 2 * (-1 if index % 2 else 1) for index in range(trials)]
+    return [float(f"{usual * TRIAL_RATIO**step:.3g}") for step in steps]
+
+
+def _protocol(epochs: int, batch_size: int) -> TrainSpec:
+    """How every candidate is trained; only the learning rate is its own."""
+    return TrainSpec(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer="adamw",
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup_epochs=epochs / 10,
+        label_smoothing=0.1,
+        clip_grad=1.0,
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else than a comparison."""
+    entries = {entry.name for entry in folder.iterdir()} - {".lock"}
+    if entries and not entries & {"runs", "costs.json", "results.json"}:
+        raise CallError(f"{folder} is not empty and holds no comparison ({min(entries)}, ...); name another folder")
+
+
+# ----------------------------------------------------------------------------------------------------------------- plan
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is the same for all candidates, and where things go."""
+
+    task: Task
+    data: Any
+    data_spec: DataSpec
+    protocol: TrainSpec
+    tune: int
+    seeds: int
+    limits: list[Limit]
+    device: str
+    folder: Path
+    options: dict[str, Any]
+
+    def recipe(self, candidate: Candidate, lr: float, seed: int) -> Recipe:
+        return Recipe(
+            model=ModelSpec(candidate.model, weights=candidate.weights),
+            data=self.data_spec,
+            train=replace(self.protocol, lr=lr),
+            task=self.task.name,
+            seed=seed,
+        )
+
+    def run_folder(self, candidate: Candidate, recipe: Recipe) -> Path:
+        """Named for people by candidate, rate and seed, and by its identity, so that it never holds another run."""
+        name = f"lr{recipe.train.lr:g}-seed{recipe.seed}-{identity(recipe, self.data.fingerprint)[:8]}"
+        return self.candidate_folder(candidate) / name
+
+    def candidate_folder(self, candidate: Candidate) -> Path:
+        return self.folder / "runs" / _file_name(candidate.name)
+
+    def command(self, models: Sequence[str], out: str) -> str:
+        """The command line of this comparison with these models; an option with its usual value is left out."""
+        usual = {name: parameter.default for name, parameter in inspect.signature(compare).parameters.items()}
+        parts = ["torchstone", "compare", "--data", self.data_spec.source, "--models", *models]
+        for name, value in self.options.items():
+            if name == "limits":
+                parts += [part for limit, most in (value or {}).items() for part in ("--max", f"{limit}={most}")]
+            elif value != usual[name]:
+                parts += [f"--{name.replace('_', '-')}", str(value)]
+        return shlex.join([*parts, "--out", out])
+
+    def describe(self) -> dict[str, Any]:
+        """The protocol as the report lists it."""
+        shown = "epochs batch_size optimizer weight_decay schedule warmup_epochs label_smoothing clip_grad precision"
+        return {
+            **{name: getattr(self.protocol, name) for name in shown.split()},
+            "augment": self.data.augment,
+            "trials": self.tune,
+            "selection": f"validation {self.task.metric} of the last epoch with seed 0; of equal ones the smaller rate",
+            "seeds": list(range(self.seeds)),
+            "limits": dict(self.options["limits"] or {}),
+        }
+
+
+def _file_name(name: str) -> str:
+    """A candidate's name as a file name: itself where that is possible, else something readable and a hash."""
+    readable = re.sub(r"[^\w.=-]+", "-", name)[:60]
+    return readable if readable == name else f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+# ----------------------------------------------------------------------------------------------------------------- work
+
+
+class _Failed(Exception):
+    """A candidate cannot go on; the others can."""
+
+
+class _Work:
+    """Carries a plan out, one candidate after the other."""
+
+    def __init__(self, plan: _Plan, candidates: list[Candidate], tell: Callable[[Progress], None]) -> None:
+        self.plan = plan
+        self.candidates = candidates
+        self.tell = tell
+        self.results: list[CandidateResult] = []
+        self.per_sample: dict[str, Any] = {}  # candidate -> score of every test sample, (seeds, samples)
+        self.runs_of_each = plan.tune + plan.seeds - 1
+        self.runs_done = 0
+        self.doing = ""
+
+    def carry_out(self, notes: list[str]) -> Comparison:
+        for note in notes:
+            self.report(news=note)
+        plan = self.plan
+        measured = measure(
+            {candidate.name: candidate.model for candidate in self.candidates},
+            task=plan.task,
+            data=plan.data,
+            batch_size=plan.protocol.batch_size,
+            device=plan.device,
+            limits=plan.limits,
+            file=plan.folder / "costs.json",
+            tell=self.begin,
+        )
+        for index, candidate in enumerate(self.candidates, 1):
+            self.results.append(self.result(candidate, measured[candidate.name]))
+            self.runs_done = index * self.runs_of_each
+            comparison = self.comparison()
+            comparison.write(plan.folder)
+            self.report(news=_news(comparison.candidates[-1], plan.task.metric))
+        return comparison
+
+    # --- progress
+
+    def begin(self, doing: str) -> None:
+        self.doing = doing
+        self.report()
+
+    def report(self, run: FitProgress | None = None, news: str = "") -> None:
+        under_way = (run.epoch - 1 + run.step / run.steps) / run.epochs if run else 0.0
+        done = (self.runs_done + under_way) / (self.runs_of_each * len(self.candidates))
+        self.tell(Progress(done, self.doing, run, news))
+
+    # --- one candidate
+
+    def result(self, candidate: Candidate, measurement: Measurement) -> CandidateResult:
+        """Train a candidate, if it may be trained, and say what came of it."""
+        told = CandidateResult(
+            name=candidate.name,
+            model=candidate.model,
+            start=candidate.start,
+            status="failed",
+            reason=measurement.failed,
+            proof=candidate.card.proof if candidate.card else "",
+            source=candidate.source,
+            cost=measurement.cost,
+            reproduce=self.plan.command([candidate.name], f"{self.plan.folder.name}-{_file_name(candidate.name)}"),
+        )
+        if measurement.failed:
+            return told
+        if measurement.over_budget:
+            return replace(told, status="over budget", reason=measurement.over_budget)
+        trials: list[Trial] = []
+        try:
+            lr, runs = self.runs(candidate, trials)
+            tests = [self.test(candidate, run) for run in runs]
+        except _Failed as failure:
+            return replace(told, reason=str(failure), trials=trials)
+        self.per_sample[candidate.name] = torch.stack([test.per_sample for test in tests]).numpy()
+        return replace(
+            told,
+            status="trained",
+            lr=lr,
+            trials=trials,
+            runs=[self.seed_run(seed, runs[seed], tests[seed]) for seed in range(self.plan.seeds)],
+            confusion=_confusion(tests) if self.plan.task.error_view == "confusion" else None,
+        )
+
+    def runs(self, candidate: Candidate, trials: list[Trial]) -> tuple[float, list[RunResult]]:
+        """Try the learning rates with seed 0, then train the other seeds at the best.
+
+        Args:
+            candidate: what is trained.
+            trials: what came of each rate is appended here.
+
+        Returns:
+            The best rate, and one finished run per seed.
+        """
+        finished: dict[float, RunResult] = {}
+        for lr in learning_rates(candidate, self.plan.tune, self.plan.protocol.batch_size):
+            try:
+                finished[lr] = self.train(candidate, lr, seed=0)
+                trials.append(Trial(lr, finished[lr].score))
+            except _Failed as failure:
+                trials.append(Trial(lr, None, str(failure)))
+        if not finished:
+            raise _Failed(trials[0].error)
+        sign = 1 if self.plan.task.maximize else -1
+        best = max(finished, key=lambda lr: (sign * finished[lr].score, -lr))
+        return best, [finished[best], *(self.train(candidate, best, seed) for seed in range(1, self.plan.seeds))]
+
+    def train(self, candidate: Candidate, lr: float, seed: int) -> RunResult:
+        recipe = self.plan.recipe(candidate, lr, seed)
+        self.begin(f"{candidate.name}, learning rate {lr:g}, seed {seed}")
+        with self.failing(candidate):
+            run = fit(recipe, self.plan.run_folder(candidate, recipe), device=self.plan.device, progress=self.report)
+        self.runs_done += 1
+        how = words.duration(run.seconds) if run.trained else "found finished"
+        self.report(news=f"{self.doing}: {words.score(run.score, run.metric)} on validation data, {how}")
+        return run
+
+    def test(self, candidate: Candidate, run: RunResult) -> Evaluation:
+        self.begin(f"{candidate.name}, test data")
+        with self.failing(candidate):
+            return evaluate(run.path, "test", device=self.plan.device)
+
+    @contextmanager
+    def failing(self, candidate: Candidate) -> Iterator[None]:
+        """Turn any error but a disk that cannot be written, which stops everybody, into this candidate's failure."""
+        try:
+            yield
+        except WriteFailed:
+            raise
+        except Exception as error:
+            reason = failure_reason(error)
+            if not isinstance(error, CallError | WorkError):
+                file = self.plan.candidate_folder(candidate) / "traceback.txt"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_text(file, traceback.format_exc())
+                reason += f" (traceback: {file.relative_to(self.plan.folder)})"
+            raise _Failed(f"{self.doing}: {reason}") from error
+
+    def seed_run(self, seed: int, run: RunResult, test: Evaluation) -> SeedRun:
+        return SeedRun(
+            seed=seed,
+            score=test.score,
+            curves={name: [row[name] for row in run.rows] for name in CURVES if name in run.rows[0]},
+            seconds=run.seconds,
+            run=run.path.relative_to(self.plan.folder).as_posix(),
+        )
+
+    # --- all candidates
+
+    def comparison(self) -> Comparison:
+        """What is known so far."""
+        plan = self.plan
+        told = plan.data.describe()
+        sizes = {name: part["size"] for name, part in told["splits"].items()}
+        waiting = [candidate.name for candidate in self.candidates[len(self.results) :]]
+        return Comparison(
+            data={"source": plan.data_spec.source, "sizes": sizes, **told},
+            task=plan.task.name,
+            metric=plan.task.metric,
+            maximize=plan.task.maximize,
+            protocol=plan.describe() | ({"not finished": waiting} if waiting else {}),
+            candidates=judge(self.results, self.per_sample, metric=plan.task.metric, maximize=plan.task.maximize),
+            environment={**environment.describe(), "device": plan.device},
+            command=plan.command([candidate.name for candidate in self.candidates], str(plan.folder)),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            version=__version__,
+        )
+
+
+def _confusion(tests: list[Evaluation]) -> list[list[int]]:
+    """Counts [true class][predicted class] over all runs."""
+    classes = len(tests[0].classes)
+    pairs = torch.cat([test.targets * classes + test.predictions for test in tests])
+    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist()
+
+
+def _news(result: CandidateResult, metric: str) -> str:
+    """What came of a candidate, in a line."""
+    if not result.trained:
+        return f"{result.name}: {result.status}: {result.reason}"
+    ends = words.span(result.low, result.high, metric)
+    return f"{result.name}: {words.score(result.score, metric)} on test data ({ends})"
