@@ -38,10 +38,16 @@ def difference(value: float, metric: str) -> str:
 
 def behind(gap: Interval, leader: str, metric: str, maximize: bool) -> str:
     """``5.3 points below X (interval 4.1 to 6.6)``; ``above`` where less is better."""
-    scale, digits = (100, ".1f") if is_fraction(metric) else (1, ".3g")
     side = "below" if maximize else "above"
-    ends = f"{scale * gap.low:{digits}} to {scale * gap.high:{digits}}"
-    return f"{difference(gap.value, metric)} {side} {leader} (interval {ends})"
+    return f"{difference(gap.value, metric)} {side} {leader} (interval {gap_span(gap.low, gap.high, metric)})"
+
+
+def gap_span(low: float | None, high: float | None, metric: str) -> str:
+    """``4.1 to 6.6``: the ends of a difference's interval, which may be negative."""
+    if low is None or high is None:
+        return ABSENT
+    scale, digits = (100, ".1f") if is_fraction(metric) else (1, ".3g")
+    return f"{scale * low:{digits}} to {scale * high:{digits}}"
 
 
 def times(ratio: float) -> str:

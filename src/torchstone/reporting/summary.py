@@ -1,0 +1,133 @@
+"""A comparison in a few sentences."""
+
+from __future__ import annotations
+
+from torchstone.reporting import words
+from torchstone.reporting.costs import AXES, Axis
+from torchstone.reporting.results import STARTS, CandidateResult, Comparison
+
+_HOW = {"scratch": "trained from scratch", "pretrained": "pretrained"}
+
+
+def main_axis(comparison: Comparison) -> Axis | None:
+    """The cost that a summary speaks of: the first axis that most trained candidates were measured on."""
+    trained = [candidate for candidate in comparison.candidates if candidate.trained]
+    counts = {key: sum(c.cost_on(key) is not None for c in trained) for key in AXES}
+    best = max(counts.values(), default=0)
+    return next((AXES[key] for key, count in counts.items() if count == best), None) if best else None
+
+
+def summary(comparison: Comparison) -> list[str]:
+    """What to take away, most important first, in plain sentences."""
+    groups = {start: group for start in STARTS if (group := comparison.ranked(start))}
+    axis = main_axis(comparison)
+    sentences = [] if groups else ["No candidate was trained, so there is nothing to rank."]
+    for start, group in groups.items():
+        lines = [
+            *_standing(comparison, group),
+            *_bargain(group, axis),
+            *_worth_it(comparison, group, axis),
+            *_not_worth_it(group),
+        ]
+        if len(groups) > 1:
+            lines[0] = f"Among candidates {_HOW[start]}: {lines[0]}"
+        sentences += lines
+    if groups:
+        sentences += _resolution(comparison, groups)
+    return sentences + _missing(comparison)
+
+
+def _standing(comparison: Comparison, group: list[CandidateResult]) -> list[str]:
+    """Who leads, by how much, and who ties."""
+    leader, metric = group[0], comparison.metric
+    reached = f"{words.score(leader.score, metric)} ({words.span(leader.low, leader.high, metric)})"
+    if len(group) == 1:
+        return [f"{leader.name} reaches {reached}."]
+    tied = [candidate.name for candidate in group[1:] if candidate.name in leader.tied_with]
+    if not tied:
+        second = group[1]
+        gap = words.difference(second.gap or 0.0, metric)
+        ends = words.gap_span(second.gap_low, second.gap_high, metric)
+        return [f"{leader.name} leads with {reached}, {gap} ahead of {second.name} (interval {ends})."]
+    if len(tied) == len(group) - 1:
+        others = f"all {len(tied)} others tie" if len(tied) > 1 else f"{tied[0]} ties"
+        return [f"{leader.name} has the best score, {reached}, but {others} with it: no difference is certain."]
+    return [f"{leader.name} leads with {reached}; {_listed(tied)} {_verb(tied, 'ties', 'tie')} with it."]
+
+
+def _bargain(group: list[CandidateResult], axis: Axis | None) -> list[str]:
+    """The cheapest candidate that ties with the leader, if it is cheaper than the leader."""
+    leader = group[0]
+    own = leader.cost_on(axis.key) if axis else None
+    if axis is None or not own:
+        return []
+    ratios = {c.name: axis.times_dearer(cost, own) for c in group if (cost := c.cost_on(axis.key)) and c.name in leader.tied_with}
+    name = min(ratios, key=lambda other: ratios[other], default="")
+    if not name or ratios[name] > 1 / 1.1:
+        return []
+    cheap = next(c.cost_on(axis.key) for c in group if c.name == name)
+    share = 1 / ratios[name] if axis.more_is_better else ratios[name]
+    return [
+        f"{name} ties with it at {100 * share:.0f} % of its {axis.noun}: "
+        f"{words.cost(axis, cheap)} against {words.cost(axis, own)}."
+    ]
+
+
+def _worth_it(comparison: Comparison, group: list[CandidateResult], axis: Axis | None) -> list[str]:
+    """The candidates to choose from at different budgets: not dominated, cheapest first."""
+    if axis is None:
+        return []
+    costs = {c.name: axis.expense(cost) for c in group if (cost := c.cost_on(axis.key)) is not None}
+    choices = [c for c in group if c.name in costs and axis.key not in c.dominated]
+    if not 1 < len(choices) < len(group):
+        return []
+    choices.sort(key=lambda candidate: costs[candidate.name])
+    shown = [
+        f"{c.name} ({words.score(c.score, comparison.metric)}, {words.cost(axis, c.cost_on(axis.key))})" for c in choices
+    ]
+    return [f"Not dominated on {axis.noun}, cheapest first: {_listed(shown)}."]
+
+
+def _not_worth_it(group: list[CandidateResult]) -> list[str]:
+    """The candidates behind the leader for which there is a better choice whatever the cost that counts."""
+    measured = [key for key in AXES if any(candidate.cost_on(key) is not None for candidate in group)]
+    losers = [c.name for c in group[1:] if measured and all(key in c.dominated for key in measured)]
+    if not losers:
+        return []
+    return [f"Whichever cost counts, there is a better choice than {_listed(losers, 'or')}."]
+
+
+def _resolution(comparison: Comparison, groups: dict[str, list[CandidateResult]]) -> list[str]:
+    """How small a difference this comparison can see, and what its intervals leave out."""
+    trained = [candidate for group in groups.values() for candidate in group]
+    seeds = max(len(candidate.runs) for candidate in trained)
+    half = sorted(((c.high or 0.0) - (c.low or 0.0)) / 2 for c in trained)[len(trained) // 2]
+    tests = comparison.data.get("sizes", {}).get("test")
+    basis = f"{tests:,} test samples and {seeds} seed{'s' * (seeds != 1)}" if tests else f"{seeds} seed{'s' * (seeds != 1)}"
+    sentences = [f"With {basis}, a typical score is known to ±{words.difference(half, comparison.metric)}."]
+    if seeds < 2:
+        sentences.append("One seed only: the intervals cover the choice of test samples, not the luck of training.")
+    return sentences
+
+
+def _missing(comparison: Comparison) -> list[str]:
+    over = [c.name for c in comparison.candidates if c.status == "over budget"]
+    failed = [c.name for c in comparison.candidates if c.status == "failed"]
+    sentences = []
+    if over:
+        sentences.append(f"Over budget, not trained: {_listed(over)}.")
+    if failed:
+        sentences.append(f"Failed: {_listed(failed)}.")
+    return sentences
+
+
+def _verb(names: list[str], one: str, many: str) -> str:
+    return one if len(names) == 1 else many
+
+
+def _listed(names: list[str], conjunction: str = "and", most: int = 4) -> str:
+    """``a, b and c``; long lists end in "and 5 more"."""
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+        conjunction = "and"
+    return f" {conjunction} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
