@@ -3,8 +3,8 @@
 | augment | what it does |
 |---|---|
 | none | what evaluation does |
-| light | shifts by up to 1/8 of the side, mirrored at the border (4 of 32 pixels: He et al., CVPR 2016, section 4.2) |
-| flip | light, and a horizontal flip of every second image |
+| light | a shift by up to 1/16 of the side, mirrored at the border |
+| flip | a shift by up to 1/8 and a horizontal flip: He et al. (CVPR 2016, section 4.2) for CIFAR-10, 4 of 32 pixels |
 | standard | timm's ImageNet transform: random resized crop, flip, colour jitter 0.4 |
 | rand-... | the same with timm's RandAugment in place of the jitter, e.g. rand-m9-mstd0.5-inc1 |
 | auto | light for digits; otherwise flip up to 64 pixels, standard above |
@@ -69,10 +69,10 @@ def training_transform(augment: str, preprocessing: dict[str, Any]) -> ImageTran
         _keep_one_bit(transform)
         return transform
     steps: list[Any] = [evaluation_transform(preprocessing)]
-    if augment in ("light", "flip"):
-        steps.append(RandomShift(size, max(1, size // 8)))
+    if augment == "light":
+        steps.append(RandomShift(size, max(1, size // 16)))
     if augment == "flip":
-        steps.append(RandomHorizontalFlip())
+        steps += [RandomShift(size, max(1, size // 8)), RandomHorizontalFlip()]
     return Compose(steps)
 
 

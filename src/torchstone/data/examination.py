@@ -58,6 +58,7 @@ class ImageSource:
         name, classes, labels, splits, names: as in :class:`Found`, the readable images only.
         images: gives image i in RGB.
         fingerprint: SHA-256 of classes, labels, splits and content; the place where the data lie does not matter.
+            Content is the bytes of the images or, where files are too many to be read, their names and sizes.
         shorter_side: its median, in pixels.
         size: the network input that suits the data, if the data set knows.
         augment: what the augmentation ``auto`` means, if the data set knows.

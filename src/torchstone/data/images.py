@@ -73,7 +73,7 @@ def open_images(
     limit = _checked("limit", limit, 1)
     loading = Loading(
         batch_size=_checked("batch_size", batch_size, 1),
-        eval_batch_size=_checked("eval_batch_size", eval_batch_size or batch_size, 1),
+        eval_batch_size=_checked("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1),
         workers=_checked("workers", workers, 0),
         seed=seed,
     )
