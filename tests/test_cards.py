@@ -160,7 +160,9 @@ def test_claim_was_checked(item: Card):
 
 @pytest.mark.parametrize("item", NETWORKS)
 def test_speed_was_measured(item: Card):
-    assert "speed" in item.results, "how fast is it beside the official code or the naive formulation, and beside peers?"
+    assert "speed" in item.results, (
+        "how fast is it beside the official code or the naive formulation, and beside peers?"
+    )
 
 
 @requires_shared("systems.tsv")

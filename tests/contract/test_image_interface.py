@@ -26,13 +26,13 @@ def test_forward_is_features_then_head(mini, x):
 
 def test_arguments_have_timms_names(mini):
     for method, names in {
-        "forward_head": ["x", "pre_logits"],
-        "reset_classifier": ["num_classes", "global_pool"],
-        "set_grad_checkpointing": ["enable"],
-        "group_matcher": ["coarse"],
-        "forward_intermediates": ["x", "indices", "norm", "stop_early", "output_fmt", "intermediates_only"],
+        "forward_head": {"x", "pre_logits"},
+        "reset_classifier": {"num_classes", "global_pool"},
+        "set_grad_checkpointing": {"enable"},
+        "group_matcher": {"coarse"},
+        "forward_intermediates": {"x", "indices", "norm", "stop_early", "output_fmt", "intermediates_only"},
     }.items():
-        assert list(inspect.signature(getattr(mini, method)).parameters)[: len(names)] == names
+        assert names <= set(inspect.signature(getattr(mini, method)).parameters), method
 
 
 def test_classifier_is_the_one_that_the_configuration_names(mini):
@@ -101,7 +101,6 @@ def test_feature_info_tells_the_maps_that_come(mini, x):
     for info, feature in zip(mini.feature_info, maps, strict=True):
         assert feature.shape == (2, info["num_chs"], SIZE // info["reduction"], SIZE // info["reduction"])
         assert isinstance(mini.get_submodule(info["module"]), nn.Module)
-    assert mini.feature_info[-1]["num_chs"] == mini.num_features
 
 
 def test_intermediate_maps_can_be_chosen(mini, x):
@@ -119,7 +118,8 @@ def test_intermediate_maps_can_be_chosen(mini, x):
 def test_features_only_gives_the_maps_of_the_whole_model(card, x):
     whole, features = build(card).eval(), build(card, features_only=True).eval()
     with torch.no_grad():
-        expected = whole.forward_intermediates(x, intermediates_only=True)
+        maps = whole.forward_intermediates(x, intermediates_only=True)
+        expected = [maps[index] for index in features.feature_info.out_indices]
         got = features(x)
     assert features.feature_info.channels() == [feature.shape[1] for feature in got]
     assert features.feature_info.reduction() == [SIZE // feature.shape[-1] for feature in got]
