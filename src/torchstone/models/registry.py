@@ -64,7 +64,7 @@ def create_model(name: str, *, pretrained: bool | str | Path = False, **kwargs: 
     factory = factories(card.key)[name]
     if not pretrained:
         return _call(factory, name, kwargs)
-    file = released_file(name) if pretrained is True else _local_file(str(pretrained))
+    file = released_file(name) if pretrained is True else local_file(str(pretrained))
     if pretrained is not True:
         announce_licence(name)
     overlay = {**kwargs.pop("pretrained_cfg_overlay", {}), "state_dict": read_checkpoint(file)}
@@ -87,7 +87,8 @@ def _call(factory: Factory, name: str, kwargs: dict[str, Any]) -> nn.Module:
         raise
 
 
-def _local_file(location: str) -> Path:
+def local_file(location: str) -> Path:
+    """A checkpoint's path; a URL is downloaded once."""
     if urlparse(location).scheme in ("http", "https"):
         from timm.models._hub import download_cached_file
 
@@ -122,7 +123,7 @@ def _build_timm(name: str, pretrained: bool | str | Path, kwargs: dict[str, Any]
         raise unknown_name("timm model", name, timm.list_models())
     if isinstance(pretrained, bool):
         return timm.create_model(name, pretrained=pretrained, **kwargs)
-    overlay = {"state_dict": read_checkpoint(_local_file(str(pretrained)))}
+    overlay = {"state_dict": read_checkpoint(local_file(str(pretrained)))}
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
 
 
@@ -141,7 +142,7 @@ def _build_torchvision(name: str, pretrained: bool | str | Path, kwargs: dict[st
     if pretrained is True:
         state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
     else:
-        state = read_checkpoint(_local_file(str(pretrained)))
+        state = read_checkpoint(local_file(str(pretrained)))
     own = model.state_dict()
     classifier = [key for key in list(own)[-2:] if key in state and state[key].shape != own[key].shape]
     for key in classifier:  # another number of classes: the classifier starts anew

@@ -1,25 +1,23 @@
-"""``torchstone convert``: a released checkpoint as safetensors in our layout."""
+"""``torchstone convert``: a checkpoint that the authors released, as safetensors in our layout."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import safetensors.torch
+from safetensors.torch import save
 
 from torchstone import catalog
 from torchstone.errors import CallError, unknown_name
 from torchstone.files import write_bytes
-from torchstone.models.registry import create_model
+from torchstone.verification.layouts import load_checkpoint
 
 
-def convert(name: str, checkpoint: str | Path, out: str | Path) -> int:
-    """Convert a checkpoint in the authors' layout, strictly, and write it in ours.
-
-    Classes and input channels are the file's: nothing of it is adapted or left out.
+def convert(model: str, checkpoint: str | Path, out: str | Path) -> int:
+    """Convert a released checkpoint strictly: every name and shape is the model's, classifier included.
 
     Args:
-        name: the model the checkpoint belongs to.
-        checkpoint: the authors' file, a path or URL; nothing in it is run.
+        model: one of our models.
+        checkpoint: the authors' file, a path or URL; it is read without running anything in it.
         out: the ``.safetensors`` file to write.
 
     Returns:
@@ -27,17 +25,15 @@ def convert(name: str, checkpoint: str | Path, out: str | Path) -> int:
 
     Raises:
         UnknownName: no such model.
-        CallError: the file is damaged or does not fit (the differences are listed), or ``out`` has another suffix.
-        WriteFailed: ``out`` cannot be written.
+        CallError: a file that cannot be read or does not fit, or another ending than ``.safetensors``.
+        WriteFailed: the file cannot be written.
     """
-    out = Path(out)
-    if out.suffix != ".safetensors":
-        raise CallError(f"the converted file is written as safetensors; name it {out.with_suffix('.safetensors')}")
-    if catalog.system_of(name) is None:
-        raise unknown_name("model", name, catalog.variants())
-    told = create_model(name, pretrained=checkpoint).pretrained_cfg  # the loader notes there what it read off the file
-    assert isinstance(told, dict)
-    model = create_model(name, pretrained=checkpoint, num_classes=told["num_classes"], in_chans=told["input_size"][0])
-    state = {key: value.contiguous().clone() for key, value in model.state_dict().items()}
-    write_bytes(out, safetensors.torch.save(state, metadata={"format": "pt", "model": name}))
+    card = catalog.system_of(model)
+    if card is None:
+        raise unknown_name("model", model, catalog.variants())
+    if Path(out).suffix != ".safetensors":
+        raise CallError(f"the converted file is safetensors, so its name must end in .safetensors: got {out}")
+    _, loaded = load_checkpoint(card.key, checkpoint, model)
+    state = {name: value.contiguous() for name, value in loaded.state_dict().items()}
+    write_bytes(out, save(state, metadata={"format": "pt", "model": model}))
     return len(state)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchstone import catalog
 from torchstone.errors import CallError
 from torchstone.models.pretrained import read_checkpoint
-from torchstone.models.registry import create_model, factories
+from torchstone.models.registry import create_model, factories, local_file
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def load_checkpoint(key: str, checkpoint: str | Path, variant: str | None = None
 
     Args:
         key: the system.
-        checkpoint: the released file.
+        checkpoint: the released file, a path or URL.
         variant: the variant; None to find the one whose layout fits.
 
     Returns:
@@ -120,7 +120,8 @@ def load_checkpoint(key: str, checkpoint: str | Path, variant: str | None = None
     """
     card = catalog.card(key)
     candidates = [card.variant(variant).name] if variant else [entry.name for entry in card.variants]
-    state = {name: value.to("meta") for name, value in read_checkpoint(checkpoint).items()}
+    file = local_file(str(checkpoint))
+    state = {name: value.to("meta") for name, value in read_checkpoint(file).items()}
     problems = {}
     for name in candidates:
         try:
@@ -128,7 +129,7 @@ def load_checkpoint(key: str, checkpoint: str | Path, variant: str | None = None
         except CallError as error:
             problems[name] = str(error)
         else:
-            return name, create_model(name, pretrained=checkpoint)
+            return name, create_model(name, pretrained=file)
     closest = max(candidates, key=lambda name: _shared_shapes(key, name, state))
     fits = closest if variant else f"any variant of {key}; closest is {closest}"
     raise CallError(f"{checkpoint} does not fit {fits}: {problems[closest]}")
