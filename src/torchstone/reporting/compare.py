@@ -39,7 +39,7 @@ from torchstone.reporting.results import CURVES, CandidateResult, Comparison, Se
 from torchstone.training.devices import resolve_device
 from torchstone.training.fit import Evaluation, FitProgress, RunResult, evaluate, fit, identity
 from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
-from torchstone.training.runs import RunDirectory
+from torchstone.training.runs import locked_folder
 from torchstone.training.tasks import Task, get_task
 
 PEER_LR = 2e-3
@@ -140,7 +140,7 @@ def compare(
         limit=limit,
     )
     folder = Path(out)
-    with RunDirectory(folder).locked():
+    with locked_folder(folder):
         _check_folder(folder)
         opened = kind.open_data(data_spec, protocol, 0)
         if epochs is None:

@@ -197,19 +197,7 @@ class RunDirectory:
             others = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
             if others:
                 raise CallError(f"{self.path} holds no run but other files ({others[0]}, ...); name another folder")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "w")  # noqa: SIM115 - closed below
-        except OSError as error:
-            raise CallError(f"cannot write to the folder {self.path}: {error.strerror or error}") from error
-        with file:
-            try:
-                _lock(file.fileno())
-            except OSError as error:
-                message = f"another process is working on {self.path}; wait for it or name another folder"
-                raise CallError(message) from error
-            for unfinished in self.path.glob(".*.part"):  # what a killed process was writing
-                unfinished.unlink()
+        with locked_folder(self.path):
             yield
 
     def check_identity(self, facts: Mapping[str, Any]) -> None:
@@ -275,6 +263,28 @@ class RunDirectory:
         with writing(self.weights) as file:
             file.write(safetensors.torch.save(copies))
         write_json(self.path / "result.json", result)
+
+
+@contextlib.contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Hold a folder for this process alone, creating it when needed; what a killed process was writing there is removed.
+
+    Raises:
+        CallError: the folder cannot be created or written, or another process holds it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / ".lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise CallError(f"cannot write to the folder {path}: {error.strerror or error}") from error
+    with file:
+        try:
+            _lock(file.fileno())
+        except OSError as error:
+            raise CallError(f"another process is working on {path}; wait for it or name another folder") from error
+        for unfinished in path.glob(".*.part"):
+            unfinished.unlink()
+        yield
 
 
 def _lock(descriptor: int) -> None:
