@@ -1,0 +1,277 @@
+"""One graph with labelled nodes: citation networks and the like, with explicit splits.
+
+A source is a name that PyG downloads (``Cora``, ``CiteSeer``, ``PubMed``, ``Computers``, ``Photo``, ``CS``,
+``Physics``) or the path of an ``.npz`` file without pickles:
+
+* features: ``x`` (N, F), or compressed rows ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``;
+* ``edge_index`` (2, E), row 0 the sources, row 1 the targets; ``y`` (N,), -1 where a node has no label;
+* optional splits: ``train_mask``, ``val_mask``, ``test_mask`` (N,), the public one, and ``geom_train_mask``, ...
+  (S, N), numbered ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from torchstone.errors import CallError, DataError, unknown_name
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+PLANETOID = {"cora": "Cora", "citeseer": "CiteSeer", "pubmed": "PubMed"}
+AMAZON = {"computers": "Computers", "photo": "Photo"}
+COAUTHOR = {"cs": "CS", "physics": "Physics"}
+NAMES = (*PLANETOID, *AMAZON, *COAUTHOR)
+SPLITS = (
+    "public, fixed:K (the file's numbered splits), per-class (20 a class, 500 for validation, 1000 for test), random"
+)
+
+Masks = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class RawGraph:
+    """A graph as its source gives it: features, edges, labels and whatever splits come with it."""
+
+    name: str
+    x: np.ndarray
+    edge_index: np.ndarray
+    y: np.ndarray
+    public: Masks | None
+    numbered: tuple[Masks, ...]
+
+
+@dataclass(frozen=True)
+class GraphSplit:
+    """A graph ready for node classification.
+
+    Attributes:
+        graph: PyG ``Data`` with ``x`` (N, F), ``edge_index`` (2, E), ``y`` (N,) and the three masks (N,).
+        split: which split the masks are, resolved.
+        fingerprint: a hash of features, edges and labels.
+    """
+
+    name: str
+    graph: Data
+    num_classes: int
+    split: str
+    split_seed: int
+    fingerprint: str
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {part: int(self.graph[f"{part}_mask"].sum()) for part in ("train", "val", "test")}
+
+    def describe(self) -> dict[str, Any]:
+        """What a run records of its data: sizes, the split, and a hash of each part's nodes."""
+        parts = {part: _digest([self.graph[f"{part}_mask"].numpy()]) for part in ("train", "val", "test")}
+        return {
+            "name": self.name,
+            "nodes": self.graph.num_nodes,
+            "edges": self.graph.num_edges,
+            "features": self.graph.num_features,
+            "classes": self.num_classes,
+            "undirected": self.graph.is_undirected(),
+            "sizes": self.sizes,
+            "split": self.split,
+            "split_seed": self.split_seed,
+            "nodes_of_parts": parts,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def open_graph(
+    source: str,
+    *,
+    split: str = "auto",
+    split_seed: int = 0,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    normalize: bool = True,
+) -> GraphSplit:
+    """Open a graph with labelled nodes.
+
+    Args:
+        source: a name (see the module) or the path of an ``.npz`` file.
+        split: ``public``, ``fixed:K``, ``per-class``, ``random``, or ``auto``: the public one if there is one, else the
+            first numbered one, else a random one.
+        split_seed: the seed of ``per-class`` and ``random``.
+        val_fraction: the share of labelled nodes for validation in a random split.
+        test_fraction: the share of labelled nodes for test in a random split.
+        normalize: divide each row of features by its sum; rows of zeros stay.
+
+    Raises:
+        DataError: the file is not such a graph, or the split cannot be made from it; the message says what is wrong.
+    """
+    raw = _download(source.lower()) if source.lower() in NAMES else _read_npz(source)
+    _check(raw)
+    chosen = _resolve(split, raw)
+    train, val, test = _masks(chosen, raw, split_seed, val_fraction, test_fraction)
+    from torch_geometric.data import Data
+
+    x = raw.x.astype(np.float32)
+    if normalize:
+        x = x / np.where((total := x.sum(1, keepdims=True)) == 0, 1, total)
+    graph = Data(
+        x=torch.from_numpy(x),
+        edge_index=torch.from_numpy(raw.edge_index.astype(np.int64)),
+        y=torch.from_numpy(raw.y.astype(np.int64)),
+        train_mask=torch.from_numpy(train),
+        val_mask=torch.from_numpy(val),
+        test_mask=torch.from_numpy(test),
+    )
+    fingerprint = _digest([raw.x, raw.edge_index, raw.y])
+    return GraphSplit(raw.name, graph, int(raw.y.max()) + 1, chosen, split_seed, fingerprint)
+
+
+def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
+    """Raise a DataError where an edge has no edge in the other direction."""
+    from torch_geometric.utils import is_undirected
+
+    if not is_undirected(edge_index, num_nodes=num_nodes):
+        raise DataError(
+            "this needs an undirected graph, with both directions of each edge; torch_geometric.utils.to_undirected "
+            "adds them"
+        )
+
+
+def _read_npz(source: str) -> RawGraph:
+    path = Path(source)
+    if not path.exists():
+        if path.suffix:
+            raise DataError(f"there is no graph file {path}")
+        raise unknown_name("graph", source, NAMES)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            content = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is not a readable .npz file without pickles ({error})") from error
+    missing = [name for name in ("edge_index", "y") if name not in content]
+    if missing or not ({"x"} <= content.keys() or {"x_data", "x_indices", "x_indptr", "x_shape"} <= content.keys()):
+        raise DataError(
+            f"{path} holds {', '.join(sorted(content))}; a graph needs edge_index, y and x (or x_data, x_indices, "
+            "x_indptr, x_shape)"
+        )
+    return RawGraph(
+        name=path.stem,
+        x=_features(content),
+        edge_index=content["edge_index"],
+        y=content["y"],
+        public=_public(content),
+        numbered=_numbered(content),
+    )
+
+
+def _features(content: Mapping[str, np.ndarray]) -> np.ndarray:
+    if "x" in content:
+        return content["x"]
+    rows = csr_matrix((content["x_data"], content["x_indices"], content["x_indptr"]), shape=tuple(content["x_shape"]))
+    return rows.toarray()
+
+
+def _public(content: Mapping[str, np.ndarray]) -> Masks | None:
+    names = ("train_mask", "val_mask", "test_mask")
+    return (content[names[0]], content[names[1]], content[names[2]]) if all(name in content for name in names) else None
+
+
+def _numbered(content: Mapping[str, np.ndarray]) -> tuple[Masks, ...]:
+    names = ("geom_train_mask", "geom_val_mask", "geom_test_mask")
+    if not all(name in content for name in names):
+        return ()
+    return tuple(zip(*(content[name] for name in names), strict=True))
+
+
+def _download(name: str) -> RawGraph:
+    """One of PyG's data sets; needs a network the first time."""
+    from torch_geometric import datasets
+
+    root = Path(torch.hub.get_dir()).parent / "torchstone" / "graphs"
+    try:
+        if name in PLANETOID:
+            data = datasets.Planetoid(str(root), PLANETOID[name])[0]
+        elif name in AMAZON:
+            data = datasets.Amazon(str(root), AMAZON[name])[0]
+        else:
+            data = datasets.Coauthor(str(root), COAUTHOR[name])[0]
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{name} could not be downloaded ({error}); give the path of an .npz file instead") from error
+    public = None
+    if "train_mask" in data:
+        public = (data.train_mask.numpy(), data.val_mask.numpy(), data.test_mask.numpy())
+    return RawGraph(name, data.x.numpy(), data.edge_index.numpy(), data.y.numpy(), public, ())
+
+
+def _check(raw: RawGraph) -> None:
+    nodes = raw.x.shape[0]
+    if raw.x.ndim != 2 or raw.y.shape != (nodes,) or raw.edge_index.ndim != 2 or raw.edge_index.shape[0] != 2:
+        raise DataError(
+            f"{raw.name}: expected x (N, F), y (N,) and edge_index (2, E), got {raw.x.shape}, {raw.y.shape}, "
+            f"{raw.edge_index.shape}"
+        )
+    if not np.isfinite(raw.x).all():
+        wrong = np.flatnonzero(~np.isfinite(raw.x).all(1))
+        raise DataError(f"{raw.name}: features of {len(wrong)} nodes are NaN or infinite, the first is node {wrong[0]}")
+    if raw.edge_index.size and not (raw.edge_index.min() >= 0 and raw.edge_index.max() < nodes):
+        raise DataError(
+            f"{raw.name}: edges name nodes from {raw.edge_index.min()} to {raw.edge_index.max()}, the graph has 0 to "
+            f"{nodes - 1}"
+        )
+    if len(np.unique(raw.y[raw.y >= 0])) < 2:
+        raise DataError(f"{raw.name}: node classification needs at least two classes among the labelled nodes")
+
+
+def _resolve(split: str, raw: RawGraph) -> str:
+    if split == "auto":
+        return "public" if raw.public else "fixed:0" if raw.numbered else "random"
+    kind, _, number = split.partition(":")
+    if kind == "fixed" and number.isdigit():
+        if int(number) >= len(raw.numbered):
+            raise CallError(f"{raw.name} has {len(raw.numbered)} numbered splits, fixed:{number} is not among them")
+        return split
+    if split == "public" and raw.public is None:
+        raise CallError(f"{raw.name} comes without a public split; choose from {SPLITS}")
+    if split not in ("public", "per-class", "random"):
+        raise CallError(f"unknown split {split!r}; choose from {SPLITS}")
+    return split
+
+
+def _masks(split: str, raw: RawGraph, seed: int, val_fraction: float, test_fraction: float) -> Masks:
+    if split == "public":
+        assert raw.public is not None
+        return raw.public
+    if split.startswith("fixed:"):
+        return raw.numbered[int(split.partition(":")[2])]
+    labelled = np.flatnonzero(raw.y >= 0)
+    order = np.random.default_rng(seed).permutation(labelled)
+    if split == "per-class":
+        train = np.concatenate([order[raw.y[order] == label][:20] for label in np.unique(raw.y[labelled])])
+        rest = order[~np.isin(order, train)]
+        if len(rest) < 1500:
+            raise DataError(f"{raw.name} has {len(labelled)} labelled nodes, too few for 20 a class, 500 and 1000")
+        return _as_masks(len(raw.y), train, rest[:500], rest[500:1500])
+    val, test = round(val_fraction * len(order)), round(test_fraction * len(order))
+    return _as_masks(len(raw.y), order[val + test :], order[:val], order[val : val + test])
+
+
+def _as_masks(nodes: int, *parts: np.ndarray) -> Masks:
+    masks = np.zeros((3, nodes), dtype=bool)
+    for mask, part in zip(masks, parts, strict=True):
+        mask[part] = True
+    return masks[0], masks[1], masks[2]
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Graph networks, with PyTorch Geometric's interface: ``forward(x, edge_index, ...)``."""

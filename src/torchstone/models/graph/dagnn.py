@@ -1,0 +1,150 @@
+"""DAGNN - Towards Deeper Graph Neural Networks.
+
+Liu, Gao and Ji, KDD 2020, arXiv 2007.09296.
+
+Deep graph networks fail because every layer both transforms and propagates. DAGNN transforms once, with a small
+perceptron, then propagates for K hops without parameters, and lets every node weigh what it saw at each hop. Its
+receptive field grows with K while the number of trained layers stays at two.
+
+    Z   = MLP(x)                                             (N, C)
+    H_0 = Z,   H_k = A H_(k-1),   A = D^-1/2 (A + I) D^-1/2  (N, C),  k = 1 .. K
+    S   = sigmoid(stack(H_0 .. H_K) s)                       (N, K + 1)   the weight of each hop at each node
+    out = softmax(sum_k S_k H_k)                             (N, C)
+
+The weights of the hops are independent sigmoids, not a softmax. Training minimises the negative log likelihood of the
+labelled nodes, with weight decay on all parameters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchstone.layers.adjacency import check_graph, normalized_adjacency, propagate_hops
+from torchstone.models.registry import register_model
+
+
+class AdaptivePropagation(nn.Module):
+    """K hops of propagation, each weighed anew at every node (equations 8 and 9).
+
+    Args:
+        channels: C, the channels that are propagated.
+        hops: K.
+    """
+
+    def __init__(self, channels: int, hops: int) -> None:
+        super().__init__()
+        if hops < 0:
+            raise ValueError(f"the number of hops cannot be negative, got {hops}")
+        self.hops = hops
+        self.proj = nn.Linear(channels, 1)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        """(N, C) with normalised edges (2, E) and weights (E,) to (N, C)."""
+        steps = propagate_hops(x, edge_index, edge_weight, self.hops)  # (N, K + 1, C)
+        gates = self.gates(steps)  # (N, K + 1)
+        return torch.einsum("nk,nkc->nc", gates, steps)
+
+    def gates(self, steps: Tensor) -> Tensor:
+        """The weight of each hop at each node: (N, K + 1, C) to (N, K + 1), between 0 and 1."""
+        return self.proj(steps).squeeze(-1).sigmoid()
+
+
+class DAGNN(nn.Module):
+    """Deep adaptive graph network for node classification.
+
+    Args:
+        in_channels: F, features of a node.
+        out_channels: C, classes.
+        hidden_channels: width of the perceptron's hidden layer.
+        hops: K, the size of the receptive field.
+        dropout: rate before the second linear layer.
+        input_dropout: rate on the features; the same as ``dropout`` when not given.
+        batch_norm: normalise the hidden layer (the network for ogbn-arxiv).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        hidden_channels: int = 64,
+        hops: int = 10,
+        dropout: float = 0.5,
+        input_dropout: float | None = None,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.dropout = dropout
+        self.input_dropout = dropout if input_dropout is None else input_dropout
+        self.lin1 = nn.Linear(in_channels, hidden_channels)
+        self.bn = nn.BatchNorm1d(hidden_channels) if batch_norm else nn.Identity()
+        self.lin2 = nn.Linear(hidden_channels, out_channels)
+        self.prop = AdaptivePropagation(out_channels, hops)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The perceptron: node features (N, F) to Z (N, C)."""
+        x = F.dropout(x, self.input_dropout, self.training)
+        x = self.bn(self.lin1(x)).relu()
+        return self.lin2(F.dropout(x, self.dropout, self.training))
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        """Classify every node.
+
+        Args:
+            x: node features, (N, in_channels).
+            edge_index: edges, (2, E), row 0 the sources, row 1 the targets; an undirected graph has both directions.
+            edge_weight: (E,), ones when not given.
+
+        Returns:
+            Log-probabilities, (N, out_channels).
+
+        Raises:
+            ShapeError: features or edges that the network cannot take.
+        """
+        check_graph(x, edge_index, self.in_channels, edge_weight)
+        edge_index, edge_weight = normalized_adjacency(edge_index, x.shape[0], edge_weight)
+        return self.prop(self.transform(x), edge_index, edge_weight).log_softmax(-1)
+
+
+def _build(pretrained: bool, **kwargs: Any) -> DAGNN:
+    if pretrained:
+        from torchstone.errors import CallError
+
+        raise CallError("the authors of DAGNN released no weights")
+    return DAGNN(**kwargs)
+
+
+@register_model
+def dagnn(pretrained: bool = False, **kwargs: Any) -> DAGNN:
+    """DAGNN for any graph; ``in_channels`` and ``out_channels`` come from the data."""
+    return _build(pretrained, **kwargs)
+
+
+@register_model
+def dagnn_cora(pretrained: bool = False, **kwargs: Any) -> DAGNN:
+    """DAGNN as the paper trains it on Cora (Table 2)."""
+    return _build(pretrained, **{"in_channels": 1433, "out_channels": 7, "hops": 10, "dropout": 0.8, **kwargs})
+
+
+@register_model
+def dagnn_citeseer(pretrained: bool = False, **kwargs: Any) -> DAGNN:
+    """DAGNN as the paper trains it on CiteSeer."""
+    return _build(pretrained, **{"in_channels": 3703, "out_channels": 6, "hops": 10, "dropout": 0.5, **kwargs})
+
+
+@register_model
+def dagnn_pubmed(pretrained: bool = False, **kwargs: Any) -> DAGNN:
+    """DAGNN as the paper trains it on PubMed."""
+    return _build(pretrained, **{"in_channels": 500, "out_channels": 3, "hops": 20, "dropout": 0.8, **kwargs})
+
+
+@register_model
+def dagnn_arxiv(pretrained: bool = False, **kwargs: Any) -> DAGNN:
+    """DAGNN as the authors train it on ogbn-arxiv: wider, with batch normalisation and no dropout on the features."""
+    arxiv = {"in_channels": 128, "out_channels": 40, "hidden_channels": 256, "hops": 16, "dropout": 0.2}
+    return _build(pretrained, **{**arxiv, "input_dropout": 0.0, "batch_norm": True, **kwargs})
