@@ -119,7 +119,7 @@ class EfficientChannelAttention(_ChannelGate):
         >>> attention = EfficientChannelAttention(256)
         >>> attention.conv.weight.shape
         torch.Size([1, 1, 5])
-        >>> attention(torch.randn(2, 256, 14, 14)).shape
+        >>> attention(torch.zeros(2, 256, 14, 14)).shape
         torch.Size([2, 256, 14, 14])
     """
 

@@ -41,11 +41,13 @@ def _contexts(module: nn.Module) -> tuple[Any, Any]:
 
 @contextmanager
 def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    """Batch norms keep their statistics and still do the same operations, which the recomputation must repeat."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
