@@ -1,12 +1,17 @@
 """A variant takes the layout of its authors' file, and no other."""
 
 import json
+import sys
+import types
+from dataclasses import replace
 
 import pytest
 import torch
-from _toy import official_state, write_layouts
+from _toy import Toy, convert, official_state, write_layouts
 
+from torchstone import catalog
 from torchstone.errors import CallError, UnknownName
+from torchstone.models import registry
 from torchstone.verification.layouts import Layout, check_layouts, check_variant, load_checkpoint, read_layouts
 
 
@@ -93,3 +98,18 @@ def test_layouts_are_read_as_they_were_listed(tmp_path):
         name: item["state"] for name, item in written.items()
     }
     assert json.loads((tmp_path / "toy.json").read_text())["base"]["params"] == read["base"].params
+
+
+def test_outside_the_image_room_the_module_converts(monkeypatch, toy, layouts):
+    def toy_graph(pretrained=False, **kwargs):
+        return Toy(**kwargs)
+
+    toy_graph.__module__ = "torchstone.models.graph.toy"
+    module = types.ModuleType(toy_graph.__module__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(registry, "_factories", {"toy_graph": toy_graph})
+    monkeypatch.setattr(catalog, "cards", lambda: {"toy": replace(toy.card, room="models/graph")})
+    assert "missing: stem.weight" in check_variant("toy", "toy_graph", layouts["base"]).problem
+    module.convert_official = convert
+    assert check_variant("toy", "toy_graph", layouts["base"]).ok
+    assert "other shape: stem.weight" in check_variant("toy", "toy_graph", layouts["grey"]).problem

@@ -58,7 +58,7 @@ def test_a_wrong_number_is_found_and_shown(recordings):
     assert report.worst_ratio > 1
     text = shown(report)
     assert "exceeds" in text
-    assert "1 outputs differ" in text
+    assert "2 cases, 6 outputs: 1 failed" in text
 
 
 def test_an_adapter_that_fails_fails_its_case_and_the_rest_goes_on(recordings, toy, monkeypatch):

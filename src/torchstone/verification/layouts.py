@@ -7,6 +7,7 @@ way a released file is loaded: through the public converter, strictly.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from torchstone import catalog
 from torchstone.errors import CallError
-from torchstone.models.pretrained import read_checkpoint
+from torchstone.models.pretrained import check_layout, read_checkpoint
 from torchstone.models.registry import create_model, factories, local_file
 
 
@@ -81,26 +82,36 @@ def check_variant(key: str, name: str, layout: Layout) -> LayoutCheck:
 def load_on_meta(key: str, name: str, state: dict[str, Tensor]) -> nn.Module:
     """Build a variant on the meta device and load an official state dict of meta tensors into it.
 
-    A released file may have other classes or input channels than the model it is loaded into; its layout may not.
+    An image model loads it the way a released file is loaded; such a file may have other classes or input channels than
+    the model, its layout may not. Elsewhere the converter is the ``convert_official(state, model)`` of the system's
+    module, if it has one.
 
     Raises:
         CallError: the converted names or shapes differ from the model's.
     """
-    factory = factories(key)[name]
+    card, factory = catalog.card(key), factories(key)[name]
     try:
         with torch.device("meta"):
-            model = factory(pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+            if card.room == "models/image":
+                return _same_ends(factory(pretrained=True, pretrained_cfg_overlay={"state_dict": state}), name)
+            model = factory()
+        convert = getattr(importlib.import_module(card.module), "convert_official", None)
+        check_layout(model, convert(state, model) if convert else state)
+        return model
     except (RuntimeError, LookupError) as error:  # what a converter or the loader says of foreign names and shapes
         raise CallError(f"{type(error).__name__}: {error}") from error
-    file: Any = getattr(model, "pretrained_cfg", None)  # the loader notes here what it read off the file
-    if file:
-        for module, axis, found, what in (
-            (file["classifier"], 0, file["num_classes"], "classes"),
-            (file["first_conv"], 1, file["input_size"][0], "input channels"),
-        ):
-            built = model.get_submodule(module).weight.shape[axis]  # type: ignore[index]
-            if found != built:
-                raise CallError(f"the checkpoint has {found} {what}, {name} has {built}")
+
+
+def _same_ends(model: nn.Module, name: str) -> nn.Module:
+    """Refuse a file whose first convolution or classifier was adapted: the loader notes on the model what it has."""
+    file: Any = model.pretrained_cfg
+    for module, axis, found, what in (
+        (file["classifier"], 0, file["num_classes"], "classes"),
+        (file["first_conv"], 1, file["input_size"][0], "input channels"),
+    ):
+        built = model.get_submodule(module).weight.shape[axis]  # type: ignore[index]
+        if found != built:
+            raise CallError(f"the checkpoint has {found} {what}, {name} has {built}")
     return model
 
 

@@ -102,8 +102,12 @@ class VerifyReport:
             return f"{self.system}: no recorded case to compare with ({catalog.PROOF_MEANING[self.proof]})"
         failed = sum(not check.ok for check in self.checks)
         worst = "" if self.worst_ratio is None else f", worst error {self.worst_ratio:.1%} of what is allowed"
-        verdict = f"{failed} outputs differ" if failed else f"all outputs agree{worst}"
-        return f"{self.system}: {len(self.cases)} cases, {len(self.checks)} outputs: {verdict}"
+        verdict = f"{failed} failed" if failed else f"all agree{worst}"
+        return f"{self.system}: {_count(len(self.cases), 'case')}, {_count(len(self.checks), 'output')}: {verdict}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def verify(
