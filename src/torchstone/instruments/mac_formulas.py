@@ -5,8 +5,8 @@ other operators of ATen and torchvision that compute: Fourier transforms, vector
 recurrent layers, distances, sampling and interpolation, deformable convolutions, dense linear algebra. Every formula
 takes the operator's arguments, tensors replaced by their shapes, and returns MACs (half of the usual FLOPs).
 
-Sources: real and complex transforms 2.5 and 5 ``N log2 N`` FLOPs (Frigo and Johnson, FFTW, benchFFT); linear algebra
-after Golub and Van Loan, Matrix Computations, and LAPACK Working Note 41, leading terms. A custom operator brings its own
+Sources: real and complex transforms 2.5 and 5 ``N log2 N`` FLOPs (Frigo and Johnson, benchFFT); linear algebra after
+Golub and Van Loan, Matrix Computations, and LAPACK Working Note 41, leading terms. A custom operator brings its own
 formula by ``torch.utils.flop_counter.register_flop_formula``; none is needed here.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil, log2, prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 Shape = Sequence[int]
 Formula = Callable[..., int | float]
+F = TypeVar("F", bound=Formula)
 
 _FORMULAS: dict[str, Formula] = {}
 _RAW_FORMULAS: dict[str, Formula] = {}
@@ -50,10 +51,10 @@ def _as_flops(formula: Formula, raw: bool) -> Callable[..., int]:
     return flops
 
 
-def _counts(*operators: str, namespace: str = "aten", raw: bool = False) -> Callable[[Formula], Formula]:
+def _counts(*operators: str, namespace: str = "aten", raw: bool = False) -> Callable[[F], F]:
     """Decorator: the formula of these operators. With ``raw`` it is given tensors, else shapes."""
 
-    def register(formula: Formula) -> Formula:
+    def register(formula: F) -> F:
         for operator in operators:
             (_RAW_FORMULAS if raw else _FORMULAS)[f"{namespace}::{operator}"] = formula
         return formula
@@ -61,12 +62,15 @@ def _counts(*operators: str, namespace: str = "aten", raw: bool = False) -> Call
     return register
 
 
-# Products ----------------------------------------------------------------------------------------------------------------
+# Products -------------------------------------------------------------------------------------------------------------
 
 
 def _product(a: Tensor, b: Tensor) -> int:
-    """(..., M, K) times (..., K, N): one MAC per pair of factors; a sparse operand has its stored elements only, a complex
-    MAC is four real ones."""
+    """(..., M, K) times (..., K, N): one MAC per pair of factors.
+
+    A sparse operand has its stored elements only; a complex MAC is four real ones.
+    """
+    terms: int
     if a.layout != torch.strided:
         terms = a._nnz() * b.shape[-1]
     elif b.layout != torch.strided:
@@ -102,7 +106,8 @@ def _sampled_product(kept: Tensor, a: Tensor, b: Tensor, **kwargs: Any) -> int:
 
 @_counts("dot", "vdot", "mv", raw=True)
 def _mv(a: Tensor, b: Tensor, **kwargs: Any) -> int:
-    return (a._nnz() if a.layout != torch.strided else a.numel()) * _real_macs(a)
+    terms: int = a._nnz() if a.layout != torch.strided else a.numel()
+    return terms * _real_macs(a)
 
 
 @_counts("addmv", "addmv_", raw=True)
@@ -175,7 +180,7 @@ def _attention(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-# Convolutions ------------------------------------------------------------------------------------------------------------
+# Convolutions ---------------------------------------------------------------------------------------------------------
 
 
 @_counts("conv_tbc")
@@ -195,7 +200,7 @@ def _deformable_convolution(x: Shape, weight: Shape, *args: Any, out_shape: Shap
     return pixels * prod(weight) + 4 * pixels * x[1] * prod(weight[2:])
 
 
-# Fourier transforms ------------------------------------------------------------------------------------------------------
+# Fourier transforms ---------------------------------------------------------------------------------------------------
 
 
 def _fourier(elements: int, shape: Shape, dims: Sequence[int], per_point: float) -> float:
@@ -219,7 +224,7 @@ def _complex_fft(x: Shape, dims: Sequence[int], *args: Any, **kwargs: Any) -> fl
     return _fourier(prod(x), x, dims, 2.5)
 
 
-# Sampling and interpolation: a sample is a weighted sum of its neighbours ------------------------------------------------
+# Sampling and interpolation: a sample is a weighted sum of its neighbours ---------------------------------------------
 
 
 @_counts("grid_sampler_2d", "grid_sampler_3d", "_grid_sampler_2d_cpu_fallback")
@@ -258,8 +263,7 @@ def _antialiased(support: int) -> Formula:
         *_, height, width = x
         *_, new_height, new_width = out_shape
         rows, columns = (
-            min(old, ceil(2 * support * max(1.0, old / new)))
-            for old, new in ((height, new_height), (width, new_width))
+            min(old, ceil(2 * support * max(1.0, old / new))) for old, new in ((height, new_height), (width, new_width))
         )
         return prod(x[:2]) * new_width * (height * columns + new_height * rows)
 
@@ -275,7 +279,7 @@ _counts("_upsample_lanczos2d_aa")(_antialiased(3))
 def _roi_align(
     x: Tensor, rois: Tensor, scale: float, height: int, width: int, samples: int, *args: Any, out_val: Any
 ) -> int:
-    """Four MACs a bilinear sample, ``samples^2`` samples a bin; ``samples <= 0`` takes one per input pixel of the bin."""
+    """Four MACs a bilinear sample, ``samples^2`` of them a bin; ``samples <= 0`` is one per input pixel of the bin."""
     output = out_val if isinstance(out_val, Tensor) else out_val[0]
     if samples > 0:
         return 4 * samples**2 * output.numel()
@@ -284,7 +288,7 @@ def _roi_align(
     return int(4 * per_bin.sum()) * output[0].numel() if len(rois) else 0
 
 
-# Recurrent layers --------------------------------------------------------------------------------------------------------
+# Recurrent layers -----------------------------------------------------------------------------------------------------
 
 
 @_counts("mkldnn_rnn_layer")
@@ -304,7 +308,7 @@ def _mps_lstm(x: Shape, state: Sequence[Shape], weights: Sequence[Shape], *args:
     return _stacked_rnn(x, weights)
 
 
-# Linear algebra, (..., n, n) or (..., m, n) ------------------------------------------------------------------------------
+# Linear algebra, (..., n, n) or (..., m, n) ---------------------------------------------------------------------------
 
 
 @_counts("linalg_lu_factor_ex", "linalg_lu", "_linalg_det", "_linalg_slogdet")
@@ -434,5 +438,5 @@ def _pseudoinverse(a: Shape, *args: Any, hermitian: bool = False, **kwargs: Any)
 
 @_counts("linalg_matrix_exp")
 def _matrix_exponential(a: Shape, **kwargs: Any) -> int:
-    """The Taylor polynomial of degree 18 takes five products; squarings, whose number depends on the norm, are left out."""
+    """The Taylor polynomial of degree 18: five products. Squarings, as many as the norm wants, are left out."""
     return 5 * prod(a[:-2]) * a[-1] ** 3

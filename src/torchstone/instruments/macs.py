@@ -19,9 +19,21 @@ from torchstone.instruments.module_walk import evaluating, module_walk
 from torchstone.instruments.running import forward
 
 _WRITES_ACTIVATIONS = frozenset(
-    """aten::convolution aten::_convolution aten::conv_tbc aten::mkldnn_convolution aten::mm aten::addmm
-    aten::_addmm_activation aten::_int_mm aten::_scaled_mm aten::mkldnn_linear aten::mkldnn_rnn_layer aten::_cudnn_rnn
-    torchvision::deform_conv2d""".split()
+    {
+        "aten::convolution",
+        "aten::_convolution",
+        "aten::conv_tbc",
+        "aten::mkldnn_convolution",
+        "aten::mm",
+        "aten::addmm",
+        "aten::_addmm_activation",
+        "aten::_int_mm",
+        "aten::_scaled_mm",
+        "aten::mkldnn_linear",
+        "aten::mkldnn_rnn_layer",
+        "aten::_cudnn_rnn",
+        "torchvision::deform_conv2d",
+    }
 )
 
 
@@ -48,9 +60,9 @@ class MacCount:
 
     Attributes:
         total: all of them.
-        by_module: each module's own part, by module path (``""`` is the network itself); the values add up to ``total``.
-        uncounted: operators that compute, or may compute, and have no formula, with the number of their calls. Empty when
-            the count is complete.
+        by_module: each module's own part, by module path (``""`` is the network itself); they add up to ``total``.
+        uncounted: operators that compute, or may compute, and have no formula, with the number of their calls. Empty
+            when the count is complete.
         activations: elements written by convolutions and linear maps.
         modules: all that is known of each module that ran.
     """
@@ -86,10 +98,10 @@ def own_parameters(model: nn.Module) -> dict[str, int]:
 def count_macs(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> MacCount:
     """Count the multiply-accumulates (MACs) of one forward pass in eval mode.
 
-    MACs are half of ``FlopCounterMode``'s FLOPs, plus the operators of :mod:`torchstone.instruments.mac_formulas`; a real
-    Fourier transform of n points is 1.25 n log2 n of them. Element-wise arithmetic, reductions, normalisation, pooling and
-    copies are none, by convention. Fused fast paths of ``nn.MultiheadAttention`` are off while counting. The model also
-    runs on the ``meta`` device.
+    MACs are half of ``FlopCounterMode``'s FLOPs, with the operators of ``torchstone.instruments.mac_formulas`` added; a
+    real Fourier transform of n points is 1.25 n log2 n of them. Element-wise arithmetic, reductions, normalisation,
+    pooling and copies are none, by convention. Fused fast paths of ``nn.MultiheadAttention`` are off while counting.
+    The model may be on the ``meta`` device.
 
     Activations follow Radosavovic et al. (Designing Network Design Spaces, 2020, Section 3): the elements that
     convolutions and linear maps write. Here these are the outputs of every convolution, of every matrix product that is

@@ -40,8 +40,8 @@ def module_walk(model: nn.Module, meter: Callable[[], Reading]) -> Iterator[dict
 
     Args:
         model: the network; the same module under two names is recorded under the first.
-        meter: reads one or more growing counters. A module's own share is what they grow by while its forward runs, less
-            what they grow by in the modules that it calls. The root's name is ``""``.
+        meter: reads one or more growing counters. A module's own share is what they grow by while its forward runs,
+            less what they grow by in the modules that it calls. The root's name is ``""``.
 
     Yields:
         The visits by module path, filled as passes run; modules that are not called are absent.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -58,6 +59,10 @@ class Conditions:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def prepare(self) -> None:
+        """Set this process up; for processes that do nothing else."""
+        torch.set_num_threads(self.threads or 1)
+
     def place(self, model: nn.Module) -> nn.Module:
         """The model in eval mode, on the device, in the precision; the same object."""
         return model.eval().to(self.device, _DTYPES[self.dtype])
@@ -69,6 +74,12 @@ class Conditions:
 
     def compiled(self, model: nn.Module) -> Callable[..., Any]:
         return torch.compile(model, mode=self.compile) if self.compile else model
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision's context for training, where weights stay in float32."""
+        if self.dtype in ("float32", "float64"):
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, _DTYPES[self.dtype])
 
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""
@@ -137,8 +148,8 @@ def one_line(error: BaseException) -> str:
 def deploy_form(model: nn.Module, *, inplace: bool = False) -> nn.Module | None:
     """The model's deploy form: the same function with fewer operations.
 
-    A network, or the parts of it, say how by ``fuse()``, ``reparameterize()`` or ``switch_to_deploy()``: in place, or by
-    returning what is to stand in their place.
+    A network, or the parts of it, say how by ``fuse()``, ``reparameterize()`` or ``switch_to_deploy()``: in place, or
+    by returning what is to stand in their place.
 
     Args:
         model: any network.
@@ -171,14 +182,11 @@ def _deployed(module: nn.Module) -> nn.Module:
 def _deploy_method(module: nn.Module) -> Callable[[], Any] | None:
     for name in _DEPLOY_METHODS:
         method = getattr(module, name, None)
-        if inspect.ismethod(method) and not _required_arguments(method):
+        if inspect.ismethod(method) and _needs_nothing(method):
             return method
     return None
 
 
-def _required_arguments(method: Callable[..., Any]) -> list[str]:
-    return [
-        parameter.name
-        for parameter in inspect.signature(method).parameters.values()
-        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
+def _needs_nothing(method: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(method).parameters.values()
+    return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
