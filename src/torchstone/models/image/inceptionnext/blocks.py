@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +12,9 @@ from jaxtyping import Float
 from timm.layers import DropPath, SelectAdaptivePool2d, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from torchstone.errors import CallError
+from torchstone.layers.checkpointing import BlockSequence
 
 Layer = Callable[..., nn.Module]
 
@@ -206,19 +205,13 @@ class MetaNeXtStage(nn.Module):
 
     def __init__(self, in_dim: int | None, dim: int, norm_layer: Layer, blocks: Iterable[MetaNeXtBlock]) -> None:
         super().__init__()
-        self.grad_checkpointing = False
         self.downsample: nn.Module = nn.Identity()
         if in_dim is not None:
             self.downsample = nn.Sequential(norm_layer(in_dim), nn.Conv2d(in_dim, dim, kernel_size=2, stride=2))
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = BlockSequence(*blocks)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
-        x = self.downsample(x)
-        if not self.grad_checkpointing:
-            return self.blocks(x)
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recomputation, block))
-        return x
+        return self.blocks(self.downsample(x))
 
     def fuse(self) -> None:
         """Fold every batch norm into the convolution that follows it."""
@@ -229,22 +222,9 @@ class MetaNeXtStage(nn.Module):
             cast(MetaNeXtBlock, block).fuse()
 
 
-def _recomputation(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of a checkpointed block: forward as it is, recomputation without a second update of batch statistics."""
-    return nullcontext(), _running_statistics_kept(block)
-
-
-@contextmanager
-def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+def has_running_statistics(norm: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a norm is a fixed affine function of each channel in eval mode."""
+    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
 
 
 @torch.no_grad()
@@ -256,8 +236,10 @@ def fold_batch_norm(norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
     Returns:
         What takes the norm's place: an identity, or the norm itself where it is no batch norm with running statistics.
     """
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+    if not has_running_statistics(norm):
         return norm
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from torchstone.errors import CallError, unknown_name
@@ -23,6 +22,7 @@ from torchstone.models.image.inceptionnext.blocks import (
     MetaNeXtBlock,
     MetaNeXtStage,
     MlpHead,
+    has_running_statistics,
     init_weights,
 )
 from torchstone.models.registry import build_image_model, register_model
@@ -213,11 +213,11 @@ class MetaNeXt(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs for the backward pass and compute the rest again.
 
-        Outputs, gradients and batch statistics are those of ordinary training. ``stages[i].grad_checkpointing`` sets a
-        single stage.
+        Outputs, gradients and batch statistics are those of ordinary training. A single stage is set by
+        ``stages[i].blocks.grad_checkpointing``.
         """
         for stage in self.stages:
-            cast(MetaNeXtStage, stage).grad_checkpointing = enable
+            cast(MetaNeXtStage, stage).blocks.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameter names by depth, for layer-wise learning rates."""
@@ -239,7 +239,7 @@ class MetaNeXt(nn.Module):
         """
         self.eval()
         conv, norm = self.stem
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
+        if isinstance(conv, nn.Conv2d) and has_running_statistics(norm):
             self.stem = nn.Sequential(fuse_conv_bn_eval(conv, norm), nn.Identity())
         for stage in self.stages:
             cast(MetaNeXtStage, stage).fuse()
@@ -270,7 +270,7 @@ IMAGENET_CFG: Config = {
     "first_conv": "stem.0",
 }
 MINI32_CFG: Config = {**IMAGENET_CFG, "input_size": (3, 32, 32), "pool_size": (4, 4), "crop_pct": 1.0}
-MINI32: Config = {"depths": (2, 2, 4), "dims": (32, 64, 128), "patch_size": 2}
+MINI32: Config = {"depths": (2, 2, 4), "dims": (24, 48, 96), "patch_size": 2, "ls_init_value": 1.0}
 
 
 def feature_cfg(kwargs: Config) -> dict[str, Any]:
