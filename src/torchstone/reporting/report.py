@@ -2,8 +2,8 @@
 
 The page carries plotly.js once, the results as JSON in a ``<script type="application/json">`` block that only
 ``JSON.parse`` reads, and hand-written JavaScript that draws the charts. Everything that comes from a user (names of
-candidates and classes, error texts) passes jinja's escaping in the HTML, ``\\u003c`` in the JSON and ``textContent`` or an
-escape in the charts. A content security policy forbids the page to load anything.
+candidates and classes, error texts) passes jinja's escaping in the HTML, ``\\u003c`` in the JSON and ``textContent`` or
+an escape in the charts. A content security policy forbids the page to load anything.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from torchstone.catalog import PROOF_MEANING
 from torchstone.reporting import words
 from torchstone.reporting.costs import AXES
 from torchstone.reporting.results import STARTS, CandidateResult, Comparison
-from torchstone.reporting.statistics import CLEARLY_DEARER, DRAWS, LEVEL
-from torchstone.reporting.summary import main_axis, summary
+from torchstone.reporting.summary import main_axis, notes, summary
 
 CURVE_VALUES = 60_000  # numbers of learning curves in a page
 MATRIX_CLASSES = 120  # classes in the confusion view
@@ -52,6 +51,9 @@ def render(comparison: Comparison) -> str:
         axes_of=lambda c: [(axis.label, words.cost(axis, c.cost_on(axis.key))) for axis in AXES.values()],
         left_out=[c for c in comparison.candidates if c.score is None],
         summary=summary(comparison),
+        data_facts={
+            key: value for key, value in comparison.data.items() if key != "sizes" or "splits" not in comparison.data
+        },
         notes=notes(comparison),
         axes=[axis for axis in AXES.values() if any(c.cost_on(axis.key) is not None for c in comparison.candidates)],
         main_axis=main_axis(comparison),
@@ -59,8 +61,8 @@ def render(comparison: Comparison) -> str:
         has_confusion=bool(page["matrix"]),
         words=words,
         proofs=PROOF_MEANING,
-        page=Markup(_script_json(page)),  # noqa: S704 - escaped for a script block
-        plotly=Markup(get_plotlyjs()),  # noqa: S704
+        page=Markup(_script_json(page)),
+        plotly=Markup(get_plotlyjs()),
     )
 
 
@@ -158,15 +160,17 @@ def _script_json(value: Any) -> str:
 
 
 def facts(values: Mapping[str, Any], longest: int = 160) -> list[tuple[str, str]]:
-    """Any dictionary as (label, value) pairs of text."""
+    """Any dictionary as (label, value) pairs of text; a dictionary of dictionaries becomes a pair for each of them."""
     pairs = []
     for key, value in values.items():
+        if isinstance(value, Mapping) and value and all(isinstance(inner, Mapping) for inner in value.values()):
+            pairs += [(f"{key}: {label}", text) for label, text in facts(value, longest)]
+            continue
         text = _as_text(value)
-        label = str(key).replace("_", " ")
         if isinstance(value, list | tuple) and len(text) > longest:
             text = f"{len(value)}: {text}"
         if text:
-            pairs.append((label, text if len(text) <= longest else text[: longest - 1] + "…"))
+            pairs.append((str(key).replace("_", " "), text if len(text) <= longest else text[: longest - 1] + "…"))
     return pairs
 
 
@@ -216,30 +220,3 @@ def _breakable(name: str) -> Markup:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def notes(comparison: Comparison) -> list[str]:
-    """What the numbers mean and what they leave out."""
-    several = any(len(candidate.runs) > 1 for candidate in comparison.candidates)
-    percent, dearer = round(100 * LEVEL), round(100 * (CLEARLY_DEARER - 1))
-    lines = [
-        f"Scores are means over seeds on the test split, read once after all choices were made. Intervals are {percent} % "
-        f"intervals from {DRAWS:,} draws of a paired bootstrap: every draw resamples the test samples, the same for all "
-        "candidates.",
-        "The seeds' part of an interval is drawn from Student's t with the spread between a candidate's own seeds, at least "
-        "the candidates' typical spread: two or three seeds are too few to be resampled, and seeds that agree by luck "
-        "would look like certainty. The intervals err to the wide side."
-        if several
-        else "There is one seed per candidate: intervals cover the choice of test samples, not the luck of training. "
-        "Another seed can change the order of candidates that look different here.",
-        "Tied means that two intervals overlap. That is cautious: the paired difference to the leader can be clearer, and "
-        "stands in its own column. With many candidates some differences are real by chance alone.",
-        f"Dominated on a cost axis means: another candidate is really better and not dearer, or ties with it and this one "
-        f"costs over {dearer} % more. A candidate whose paired difference speaks for it is not dominated by a tie.",
-        "Scratch and pretrained candidates are never ranked together: pretraining data is a cost that no column shows.",
-        "Intervals know nothing of other data, other splits, longer training or wider searches. Each candidate had the "
-        "same number of learning-rate trials; a larger search can favour another one.",
-        "Latency is the median of interleaved rounds on the machine named here, and varies by some per cent from run to "
-        "run; memory is the peak of a process of its own, less its idle baseline.",
-    ]
-    return lines

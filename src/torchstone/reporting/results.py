@@ -54,6 +54,8 @@ class SeedRun:
 class CandidateResult:
     """All that is known about one candidate.
 
+    :func:`torchstone.reporting.ranking.judge` fills in what compares candidates: score, ties, dominance, rank, gap.
+
     Attributes:
         name: the candidate as the user wrote it (globs expanded).
         model: the model's name.
@@ -73,7 +75,8 @@ class CandidateResult:
         dominated: cost axis -> why another candidate is the better choice there; absent axes are not dominated.
         reproduce: a command that trains this candidate again.
         rank: 1 + the number of candidates of the same start that are really better.
-        gap, gap_low, gap_high: how far behind the leader of the same start (positive = behind), with the paired interval.
+        gap, gap_low, gap_high: how far behind the leader of the same start, with the paired interval; None for the
+            leader.
     """
 
     name: str

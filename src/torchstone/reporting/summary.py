@@ -1,20 +1,20 @@
-"""A comparison in a few sentences."""
+"""A comparison in sentences: what to take away, and what the numbers mean."""
 
 from __future__ import annotations
 
 from torchstone.reporting import words
 from torchstone.reporting.costs import AXES, Axis
 from torchstone.reporting.results import STARTS, CandidateResult, Comparison
+from torchstone.reporting.statistics import CLEARLY_DEARER, DRAWS, LEVEL
 
 _HOW = {"scratch": "trained from scratch", "pretrained": "pretrained"}
 
 
 def main_axis(comparison: Comparison) -> Axis | None:
-    """The cost that a summary speaks of: the first axis that most trained candidates were measured on."""
+    """The cost that a summary speaks of: the first that at least half of the trained candidates were measured on."""
     trained = [candidate for candidate in comparison.candidates if candidate.trained]
     counts = {key: sum(c.cost_on(key) is not None for c in trained) for key in AXES}
-    best = max(counts.values(), default=0)
-    return next((AXES[key] for key, count in counts.items() if count == best), None) if best else None
+    return next((AXES[key] for key, count in counts.items() if count and 2 * count >= len(trained)), None)
 
 
 def summary(comparison: Comparison) -> list[str]:
@@ -37,6 +37,41 @@ def summary(comparison: Comparison) -> list[str]:
     return sentences + _missing(comparison)
 
 
+def notes(comparison: Comparison) -> list[str]:
+    """What the numbers mean and what they leave out."""
+    cost = (
+        "Latency is the median of interleaved rounds on the machine named here, and varies by some per cent from run "
+        "to run; memory is the peak of a process of its own, less its idle baseline."
+    )
+    seeds = max((len(candidate.runs) for candidate in comparison.candidates if candidate.trained), default=0)
+    if not seeds:
+        return [cost]
+    percent, dearer = round(100 * LEVEL), round(100 * (CLEARLY_DEARER - 1))
+    several_seeds = (
+        "The seeds' part of an interval is drawn from Student's t with the spread between a candidate's own seeds, at "
+        "least the candidates' typical spread: two or three seeds are too few to be resampled, and seeds that agree "
+        "by luck would look like certainty. The intervals err to the wide side."
+    )
+    one_seed = (
+        "There is one seed per candidate: intervals cover the choice of test samples, not the luck of training. "
+        "Another seed can change the order of candidates that look different here."
+    )
+    return [
+        "Scores are means over seeds on the test split, read once after all choices were made. Intervals are "
+        f"{percent} % intervals from {DRAWS:,} draws of a paired bootstrap: every draw resamples the test samples, the "
+        "same for all candidates.",
+        several_seeds if seeds > 1 else one_seed,
+        "Tied means that two intervals overlap. That is cautious: the paired difference to the leader can be clearer, "
+        "and stands in its own column. With many candidates some differences look real by chance alone.",
+        "Dominated on a cost means: another candidate is really better and not dearer, or ties with it and this one "
+        f"costs over {dearer} % more. A candidate whose paired difference speaks for it is not dominated by a tie.",
+        "Scratch and pretrained candidates are never ranked together: pretraining is a cost that no column shows.",
+        "Intervals know nothing of other data, other splits, longer training or wider searches. Each candidate had "
+        "the same number of learning-rate trials; a larger search can favour another one.",
+        cost,
+    ]
+
+
 def _standing(comparison: Comparison, group: list[CandidateResult]) -> list[str]:
     """Who leads, by how much, and who ties."""
     leader, metric = group[0], comparison.metric
@@ -50,8 +85,8 @@ def _standing(comparison: Comparison, group: list[CandidateResult]) -> list[str]
         ends = words.gap_span(second.gap_low, second.gap_high, metric)
         return [f"{leader.name} leads with {reached}, {gap} ahead of {second.name} (interval {ends})."]
     if len(tied) == len(group) - 1:
-        others = f"all {len(tied)} others tie" if len(tied) > 1 else f"{tied[0]} ties"
-        return [f"{leader.name} has the best score, {reached}, but {others} with it: no difference is certain."]
+        others = {1: f"{tied[0]} ties", 2: "both others tie"}.get(len(tied), f"all {len(tied)} others tie")
+        return [f"{leader.name} has the best score, {reached}, but {others} with it: the intervals overlap."]
     return [f"{leader.name} leads with {reached}; {_listed(tied)} {_verb(tied, 'ties', 'tie')} with it."]
 
 
@@ -61,9 +96,13 @@ def _bargain(group: list[CandidateResult], axis: Axis | None) -> list[str]:
     own = leader.cost_on(axis.key) if axis else None
     if axis is None or not own:
         return []
-    ratios = {c.name: axis.times_dearer(cost, own) for c in group if (cost := c.cost_on(axis.key)) and c.name in leader.tied_with}
+    ratios = {
+        c.name: axis.times_dearer(cost, own)
+        for c in group
+        if (cost := c.cost_on(axis.key)) and c.name in leader.tied_with
+    }
     name = min(ratios, key=lambda other: ratios[other], default="")
-    if not name or ratios[name] > 1 / 1.1:
+    if not name or ratios[name] > 1 / CLEARLY_DEARER:
         return []
     cheap = next(c.cost_on(axis.key) for c in group if c.name == name)
     share = 1 / ratios[name] if axis.more_is_better else ratios[name]
@@ -83,7 +122,8 @@ def _worth_it(comparison: Comparison, group: list[CandidateResult], axis: Axis |
         return []
     choices.sort(key=lambda candidate: costs[candidate.name])
     shown = [
-        f"{c.name} ({words.score(c.score, comparison.metric)}, {words.cost(axis, c.cost_on(axis.key))})" for c in choices
+        f"{c.name} ({words.score(c.score, comparison.metric)}, {words.cost(axis, c.cost_on(axis.key))})"
+        for c in choices
     ]
     return [f"Not dominated on {axis.noun}, cheapest first: {_listed(shown)}."]
 
@@ -103,7 +143,9 @@ def _resolution(comparison: Comparison, groups: dict[str, list[CandidateResult]]
     seeds = max(len(candidate.runs) for candidate in trained)
     half = sorted(((c.high or 0.0) - (c.low or 0.0)) / 2 for c in trained)[len(trained) // 2]
     tests = comparison.data.get("sizes", {}).get("test")
-    basis = f"{tests:,} test samples and {seeds} seed{'s' * (seeds != 1)}" if tests else f"{seeds} seed{'s' * (seeds != 1)}"
+    basis = (
+        f"{tests:,} test samples and {seeds} seed{'s' * (seeds != 1)}" if tests else f"{seeds} seed{'s' * (seeds != 1)}"
+    )
     sentences = [f"With {basis}, a typical score is known to ±{words.difference(half, comparison.metric)}."]
     if seeds < 2:
         sentences.append("One seed only: the intervals cover the choice of test samples, not the luck of training.")
@@ -113,7 +155,8 @@ def _resolution(comparison: Comparison, groups: dict[str, list[CandidateResult]]
 def _missing(comparison: Comparison) -> list[str]:
     over = [c.name for c in comparison.candidates if c.status == "over budget"]
     failed = [c.name for c in comparison.candidates if c.status == "failed"]
-    sentences = []
+    waiting = list(comparison.protocol.get("not finished", ()))
+    sentences = [f"Not finished yet: {_listed(waiting)}."] if waiting else []
     if over:
         sentences.append(f"Over budget, not trained: {_listed(over)}.")
     if failed:

@@ -95,20 +95,23 @@ function roundNumbers(low, high, log, most) {
 }
 
 function layout(extra) {
+  const family = getComputedStyle(document.body).fontFamily;
   const axis = (given = {}) => ({
     gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false, automargin: false, fixedrange: matchMedia("(pointer: coarse)").matches,
     tickfont: { size: narrow() ? 11 : 12, color: css("--muted") }, ...given,
   });
   return {
     paper_bgcolor: "transparent", plot_bgcolor: "transparent", showlegend: false, hovermode: "closest",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: css("--ink") },
-    hoverlabel: { bgcolor: css("--panel"), bordercolor: css("--muted"), font: { color: css("--ink"), size: 13 }, align: "left" },
+    font: { family, size: 13, color: css("--ink") },
+    hoverlabel: { bgcolor: css("--panel"), bordercolor: css("--muted"), font: { family, color: css("--ink"), size: 13 }, align: "left" },
     ...extra, xaxis: axis(extra.xaxis), yaxis: axis(extra.yaxis),
   };
 }
 
 function plot(id, traces, extra) {
-  return Plotly.react(id, traces, layout(extra), { responsive: false, displayModeBar: false, doubleClick: "reset" });
+  const box = document.getElementById(id);
+  const size = { width: box.clientWidth, height: box.clientHeight };
+  return Plotly.react(box, traces, layout({ ...size, ...extra }), { responsive: false, displayModeBar: false, doubleClick: "reset" });
 }
 
 const title = (text) => ({ text, standoff: 12, font: { size: 13, color: css("--muted") } });
@@ -127,17 +130,15 @@ function start() {
     clearTimeout(wait);
     wait = setTimeout(drawAll, 120);
   });
-  let closed = [];
-  addEventListener("beforeprint", () => {
-    closed = all("details:not([open])");
-    closed.forEach((details) => { details.open = true; });
-    theme.print(true);
-  });
-  addEventListener("afterprint", () => {
-    closed.forEach((details) => { details.open = false; });
-    theme.print(false);
-  });
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
   drawAll();
+}
+
+// Paper is light and has a width of its own, which the page learns too late to draw for.
+function print(on) {
+  document.documentElement.classList.toggle("paper", on);
+  theme.print(on);
 }
 
 async function copy(button) {

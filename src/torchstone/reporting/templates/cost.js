@@ -62,8 +62,8 @@ function drawCost() {
     },
     hovertemplate: [
       `<b>${plain(short(point.candidate.name, 44))}</b>`,
-      `${plain(results.metric)} ${scoreText(point.candidate.score)} (${digitsOfScale(point.low)}–${digitsOfScale(point.high)})`,
-      `${plain(axis.label)} ${costText(axis, point.x)}`,
+      `${plain(results.metric)}: ${scoreText(point.candidate.score)} (${digitsOfScale(point.low)}–${digitsOfScale(point.high)})`,
+      `${plain(axis.label)}: ${costText(axis, point.x)}`,
       ...(point.dominated ? [wrapped(`dominated: ${point.candidate.dominated[axis.key]}`, 46)] : []),
     ].join("<br>") + "<extra></extra>",
   }));

@@ -50,16 +50,16 @@ function drawClasses() {
   const label = (row, column) => (upright
     ? `${plain(short(examined[column].name, 40))}<br>${plain(results.classes[order[row]])}`
     : `${plain(short(examined[row].name, 40))}<br>${plain(results.classes[order[column]])}`);
-  const positions = (count) => Array.from({ length: count }, (_, index) => index);
-  const tick = { size: across.length * 11 > box.clientWidth ? 9 : size, color: css("--muted") };
+  const every = Math.ceil((size - 1) / cell.width); // names across that would touch are left to the hover text
+  const columnTicks = across.map((_, index) => index).filter((index) => index % every === 0);
   plot("class-chart", [{
     type: "heatmap", z, zmin: 0, zmax: highest(z), colorscale: heat(), xgap: cell.width > 8 ? 2 : 0.5, ygap: 2, hoverongaps: false, colorbar: colourBar(" %"),
     text: z.map((row, r) => row.map((_, c) => label(r, c))), hovertemplate: "<b>%{text}</b><br>%{z:.1f} % wrong<extra></extra>",
   }], {
     margin,
     annotations: cell.width >= 24 && cell.height >= 15 ? cellNumbers(z) : [],
-    xaxis: { tickvals: positions(columns), ticktext: across.map(plain), tickangle: steep ? -90 : 0, showgrid: false, ticks: "", tickfont: tick },
-    yaxis: { tickvals: positions(rows), ticktext: (upright ? classes : names).map(plain), autorange: "reversed", showgrid: false, ticks: "", tickfont: { size, color: css("--muted") } },
+    xaxis: { tickvals: columnTicks, ticktext: columnTicks.map((index) => plain(across[index])), tickangle: steep ? -90 : 0, showgrid: false, ticks: "", tickfont: { size, color: css("--muted") } },
+    yaxis: { tickvals: z.map((_, row) => row), ticktext: (upright ? classes : names).map(plain), autorange: "reversed", showgrid: false, ticks: "", tickfont: { size, color: css("--muted") } },
   });
 }
 
