@@ -176,8 +176,10 @@ def test_no_candidates_at_all_is_still_a_page():
 
 
 def test_sections_without_data_are_left_out(four):
-    bare = [replace(c, confusion=None, cost={}, runs=[replace(r, curves={}, seconds=0.0) for r in c.runs], trials=[], lr=None)
-            for c in four.candidates]  # fmt: skip
+    bare = []
+    for candidate in four.candidates:
+        runs = [replace(run, curves={}) for run in candidate.runs]
+        bare.append(replace(candidate, confusion=None, cost={}, runs=runs, trials=[], lr=None))
     ids = Page(render(replace(four, candidates=bare, data={}, environment={}, protocol={}))).ids
     assert "cost-chart" in ids  # training time is known
     assert "curve-chart" not in ids
