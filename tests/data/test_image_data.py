@@ -93,6 +93,7 @@ def test_a_limit_takes_the_same_share_of_each_class_and_leaves_the_other_splits(
     assert set(limited.splits.indices["train"]) < set(whole.splits.indices["train"])
     for name in ("val", "test"):
         assert limited.splits.indices[name].tolist() == whole.splits.indices[name].tolist()
+    assert open_images(digits, batch_size=10, limit=1292).sizes["train"] == 1292
     assert open_images(digits, batch_size=10, limit=5000).sizes == whole.sizes
 
 
@@ -170,6 +171,12 @@ def test_processes_share_evaluation_without_repeats(digits):
     expected = data.labels("test").tolist()
     assert shares == [expected[0::2], expected[1::2]]
     assert [len(share) for share in shares] == [180, 179]
+
+
+def test_lightning_leaves_the_samplers_of_several_processes_in_place(digits):
+    data = attached(open_images(digits, batch_size=32), 0, 2)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        assert isinstance(loader.sampler, torch.utils.data.DistributedSampler)  # what Lightning looks for
 
 
 def test_evaluation_comes_whole_and_in_the_order_of_the_data(digits):
@@ -301,7 +308,7 @@ def test_naming_the_data_room_costs_no_torch():
     code = (
         "import sys; import torchstone.data; from torchstone.data import IMAGE_SOURCES; "
         "assert 'digits' in IMAGE_SOURCES; assert hasattr(torchstone.data, 'open_source'); "
-        "assert not {'torchvision', 'timm', 'lightning', 'sklearn', 'pyarrow'} & set(sys.modules)"
+        "assert not {'torch', 'torchvision', 'timm', 'lightning', 'sklearn', 'pyarrow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(ImportError):

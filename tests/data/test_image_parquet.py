@@ -88,6 +88,15 @@ def test_rows_in_several_row_groups_and_files_stay_in_order(tmp_path):
         np.testing.assert_array_equal(np.asarray(source.images.image(index)), np.asarray(picture(index)))
 
 
+def test_the_fingerprint_follows_labels_and_names(tmp_path):
+    prints = set()
+    for labels, names in ((LABELS, '["a", "b"]'), ([1, *LABELS[1:]], '["a", "b"]'), (LABELS, '["a", "c"]')):
+        (tmp_path / "classes.json").write_text(names)
+        write_parquet(tmp_path / "train.parquet", labels)
+        prints.add(open_source(tmp_path).fingerprint)
+    assert len(prints) == 3
+
+
 def test_missing_and_corrupt_images_are_skipped_by_row(tmp_path):
     images = [encoded(picture(seed)) for seed in range(40)]
     images[5], images[6] = None, b"garbage"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def open_source(source: str | Path, progress: Progress | None = None) -> ImageSo
 
 
 def _not_there(source: str, path: Path) -> str:
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings: list[str] = []
+    with suppress(OSError):  # a parent that is not there, or that may not be read, has no better name to offer
+        siblings = os.listdir(path.parent)
     close = difflib.get_close_matches(path.name, [*IMAGE_SOURCES, *siblings], n=1, cutoff=0.6)
     hint = f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
     return f"no data set {source!r}: neither a name ({', '.join(IMAGE_SOURCES)}) nor a path that exists{hint}"
