@@ -61,6 +61,14 @@ def test_when_all_tie_nobody_leads():
     assert told[0] == "a has the best score, 97.0 % (90.0–99.0), but b ties with it: the intervals overlap."
 
 
+def test_a_tie_that_pairing_resolves_is_told():
+    tied = trained("b", 0.95, 0.93, 0.97, tied=["a"], gap=0.02, gap_low=0.005, gap_high=0.03)
+    told = summary(wrap([trained("a", 0.97, 0.96, 0.98, tied=["b"]), tied]))
+    assert told[1] == "Paired on the same test samples, b is behind all the same."
+    unclear = summary(wrap([trained("a", 0.97, 0.96, 0.98, tied=["b"]), replace(tied, gap_low=-0.001)]))
+    assert not any(sentence.startswith("Paired") for sentence in unclear)
+
+
 def test_starts_are_told_apart():
     told = summary(wrap([trained("a", 0.9, 0.8, 0.95), trained("p", 0.99, 0.98, 1.0, start="pretrained")]))
     assert told[0].startswith("Among candidates trained from scratch: a reaches 90.0 %")

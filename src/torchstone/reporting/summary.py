@@ -25,6 +25,7 @@ def summary(comparison: Comparison) -> list[str]:
     for start, group in groups.items():
         lines = [
             *_standing(comparison, group),
+            *_sharper(group),
             *_bargain(group, axis),
             *_worth_it(comparison, group, axis),
             *_not_worth_it(group),
@@ -88,6 +89,15 @@ def _standing(comparison: Comparison, group: list[CandidateResult]) -> list[str]
         others = {1: f"{tied[0]} ties", 2: "both others tie"}.get(len(tied), f"all {len(tied)} others tie")
         return [f"{leader.name} has the best score, {reached}, but {others} with it: the intervals overlap."]
     return [f"{leader.name} leads with {reached}; {_listed(tied)} {_verb(tied, 'ties', 'tie')} with it."]
+
+
+def _sharper(group: list[CandidateResult]) -> list[str]:
+    """The ties with the leader that the paired differences resolve."""
+    leader = group[0]
+    behind = [c.name for c in group[1:] if leader.name in c.tied_with and c.gap_low is not None and c.gap_low > 0]
+    if not behind:
+        return []
+    return [f"Paired on the same test samples, {_listed(behind)} {_verb(behind, 'is', 'are')} behind all the same."]
 
 
 def _bargain(group: list[CandidateResult], axis: Axis | None) -> list[str]:
