@@ -1,0 +1,118 @@
+"""The gallery of systems and their pages, as Markdown made from the cards and the result files they name.
+
+``python -m torchstone.reporting.gallery README.md`` renews the part of a file between the gallery's two marker comments.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from torchstone import catalog
+from torchstone.catalog import Card
+from torchstone.errors import CallError
+
+START, END = "<!-- gallery: made by python -m torchstone.reporting.gallery README.md -->", "<!-- end of gallery -->"
+HOLDS = {"yes": "holds", "no": "does not hold", "partly": "holds in part"}
+
+
+def gallery(link: str = "src/torchstone/cards/{key}.toml") -> str:
+    """One table row per system: kind, proof, parity, claim.
+
+    Args:
+        link: where a system's name leads, with ``{key}`` for its key.
+    """
+    lines = ["| system | kind | proof | parity | claim |", "|---|---|---|---|---|"]
+    for card in catalog.cards().values():
+        claim = f"{HOLDS[card.claim.holds]}: {card.claim.text}" if card.claim else "-"
+        lines.append(
+            f"| [{card.title}]({link.format(key=card.key)}) ({card.venue}) | {card.kind}, {card.domain} "
+            f"| {catalog.PROOF_MEANING[card.proof]} | {parity_line(card)} | {claim} |"
+        )
+    return "\n".join(lines)
+
+
+def parity_line(card: Card) -> str:
+    """What the recorded cases showed: their number and the worst error as a share of what is allowed."""
+    if "parity" not in card.results:
+        return "-"
+    summary = catalog.result(card.results["parity"])["results"]["summary"]
+    return f"{summary['passed']} of {summary['cases']} cases, worst error {summary['worst_ratio']:.2g} of the bound"
+
+
+def system_page(key: str) -> str:
+    """The page of one system: its facts, its story (the module's docstring), evidence and differences."""
+    card = catalog.card(key)
+    lines = [f"# {card.title}", "", card.summary, ""]
+    lines += [f"- Paper: [arXiv {card.arxiv}](https://arxiv.org/abs/{card.arxiv}), {card.venue}"]
+    if card.official:
+        licence = card.official.code_licence
+        lines += [
+            f"- Authors' code: [{card.official.repository}](https://github.com/{card.official.repository}) at "
+            f"`{card.official.commit[:12]}`, {licence or 'no licence given'}"
+        ]
+    lines += [f"- Proof: {catalog.PROOF_MEANING[card.proof]}", f"- Parity: {parity_line(card)}", f"- GPU: {card.gpu}", ""]
+    lines += ["## The idea", "", _docstring(card), "", "## Variants", "", "| name | from the paper | weights |", "|---|---|---|"]
+    for variant in card.variants:
+        weights = f"[released]({variant.weights})" if variant.weights else variant.where or "-"
+        lines.append(f"| `{variant.name}` | {'yes' if variant.paper else 'no, ours'} | {weights} |")
+    if card.parts:
+        lines += ["", "## Parts", "", *(f"- {part}" for part in card.parts)]
+    if card.claim:
+        lines += ["", "## The claim, checked", "", f"{card.claim.text} **It {HOLDS[card.claim.holds]}.**", ""]
+        lines += [f"Measured by `{card.claim.command}`:", "", *_result(card.claim.result)]
+    for name, file in card.results.items():
+        lines += ["", f"## Measured: {name}", "", *_result(file)]
+    if card.deviations:
+        lines += ["", "## Where paper, official code and ours differ", "", *(f"- {item.what}" for item in card.deviations)]
+    return "\n".join(lines) + "\n"
+
+
+def _docstring(card: Card) -> str:
+    """The module's docstring, read without importing the module."""
+    specification = importlib.util.find_spec(card.module)
+    if specification is None or specification.origin is None:
+        raise CallError(f"{card.key}: there is no module {card.module}")
+    return ast.get_docstring(ast.parse(Path(specification.origin).read_text())) or ""
+
+
+def _result(name: str) -> list[str]:
+    """A result file as a table, with where and how it was measured."""
+    content = catalog.result(name)
+    hardware = content["hardware"]
+    device = hardware.get("gpu") or f"{hardware['processor']}, {hardware['threads']} threads"
+    lines = ["| | |", "|---|---|"]
+    lines += [f"| {path} | {value} |" for path, value in _flatten(content["results"])]
+    versions = ", ".join(f"{package} {version}" for package, version in content["versions"].items())
+    return [*lines, "", f"`{content['command']}`, {content['date']}, {device}; {versions}; seeds {content['seeds']}"]
+
+
+def _flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [row for key, item in value.items() for row in _flatten(item, f"{path} / {key}" if path else str(key))]
+    if isinstance(value, float):
+        return [(path, f"{value:.4g}")]
+    if isinstance(value, list) and all(isinstance(item, int | float) for item in value):
+        return [(path, ", ".join(f"{item:.4g}" for item in value))]
+    if isinstance(value, list):
+        return [row for index, item in enumerate(value) for row in _flatten(item, f"{path} / {index + 1}")]
+    return [(path, str(value))]
+
+
+def renew(path: Path) -> bool:
+    """Renew the gallery in a Markdown file; says whether it changed."""
+    text = path.read_text()
+    if START not in text or END not in text:
+        raise CallError(f"{path} has no gallery markers")
+    before, rest = text.split(START, 1)
+    after = rest.split(END, 1)[1]
+    new = f"{before}{START}\n{gallery()}\n{END}{after}"
+    path.write_text(new)
+    return new != text
+
+
+if __name__ == "__main__":
+    print("renewed" if renew(Path(sys.argv[1])) else "up to date")
