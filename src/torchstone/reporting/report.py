@@ -159,7 +159,7 @@ def _script_json(value: Any) -> str:
     return text
 
 
-def facts(values: Mapping[str, Any], longest: int = 160) -> list[tuple[str, str]]:
+def facts(values: Mapping[str, Any], longest: int = 240) -> list[tuple[str, str]]:
     """Any dictionary as (label, value) pairs of text; a dictionary of dictionaries becomes a pair for each of them."""
     pairs = []
     for key, value in values.items():

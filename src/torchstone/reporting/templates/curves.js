@@ -35,11 +35,13 @@ function drawCurves() {
   const bands = [];
   const lines = [];
   let values = [];
+  let lastEpoch = 0;
   for (const candidate of curved.filter((one) => !hidden.has(one))) {
     const runs = candidate.runs.map((run) => run.curves).filter((curves) => curves[key].length);
     if (!runs.length) continue;
     const longest = runs.reduce((a, b) => (b[key].length > a[key].length ? b : a));
     const epochs = longest.epoch.length ? longest.epoch : longest[key].map((_, index) => index + 1);
+    lastEpoch = Math.max(lastEpoch, ...epochs);
     const summary = epochs.map((_, index) => {
       const seeds = runs.map((curves) => curves[key][index]).filter((value) => value !== null && value !== undefined).map((value) => factor * value);
       return seeds.length
@@ -67,7 +69,7 @@ function drawCurves() {
   ]);
   plot("curve-chart", [...bands, ...lines], {
     margin: { l: 58, r: 18, t: 14, b: 52 },
-    xaxis: { title: title("Epoch"), rangemode: "tozero" },
+    xaxis: { title: title("Epoch"), rangemode: "tozero", dtick: lastEpoch <= 12 ? 1 : undefined },
     yaxis: { type: log ? "log" : "linear", ticksuffix: key === "val_accuracy" && results.fraction ? " %" : "", nticks: 8, dtick: log ? "D2" : undefined },
   });
 }
