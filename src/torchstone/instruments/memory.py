@@ -129,8 +129,11 @@ def inference_peaks(
     conditions: Conditions,
     memory: PeakMemory,
 ) -> dict[int, int]:
-    """Peak memory of a model in this process, for each batch size."""
-    run = conditions.compiled(model)
+    """Peak memory of a model in this process, for each batch size.
+
+    On a CPU the model runs eagerly, or the compiler's own memory would be part of it.
+    """
+    run = model if memory.device.type == "cpu" else conditions.compiled(model)
     peaks = {}
     for size in sorted(batch_sizes):
         memory.restart()

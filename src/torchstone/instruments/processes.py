@@ -6,6 +6,7 @@ starts from the same state; elsewhere every process starts from nothing. What go
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -31,6 +32,9 @@ _PRELOADED = [
     "torchstone.instruments.latency",
     "torchstone.instruments.memory",
 ]
+
+_SECONDS_TO_END = 5.0
+"""What a process may take to clean up after its result."""
 
 
 class ProcessDied(WorkError):
@@ -73,7 +77,7 @@ def in_process(
     warm_server()
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, function, args, on_message is not None), daemon=True)
+    process = context.Process(target=_work, args=(sender, function, args, on_message is not None))
     try:
         with _without_main():
             process.start()
@@ -81,7 +85,9 @@ def in_process(
         raise CallError(f"what runs in a process of its own must be importable there: {error}") from error
     sender.close()
     try:
-        return _listen(process, receiver, timeout, on_message)
+        result = _listen(process, receiver, timeout, on_message)
+        process.join(_SECONDS_TO_END)
+        return result
     finally:
         process.kill()
         process.join()
@@ -115,7 +121,7 @@ def _listen(
 
 
 def _cause_of_death(exitcode: int) -> str:
-    if exitcode == -signal.SIGKILL:
+    if exitcode == -9:
         return "the process was killed, most likely because memory ran out"
     if exitcode < 0:
         return f"the process crashed with {signal.Signals(-exitcode).name}"
@@ -130,6 +136,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     threading.Thread(target=_die_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     try:
         if tells:
             result = function(*args, tell=lambda content: sender.send(("message", content)))

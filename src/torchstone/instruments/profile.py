@@ -284,7 +284,7 @@ def _profile_module(
         return tuple(x[torch.arange(size, device=x.device) % len(x)] for x in inputs)
 
     threads = torch.get_num_threads()
-    conditions.prepare()
+    torch.set_num_threads(conditions.threads or threads)
     try:
         built = conditions.place(deepcopy(model))
         deployed = conditions.place((deploy_form(built) if conditions.deploy else None) or built)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -62,6 +63,9 @@ class Conditions:
     def prepare(self) -> None:
         """Set this process up; for processes that do nothing else."""
         torch.set_num_threads(self.threads or 1)
+        os.environ.setdefault(
+            "TORCHINDUCTOR_COMPILE_THREADS", "1"
+        )  # the compiler starts no processes that outlive this
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model in eval mode, on the device, in the precision; the same object."""
