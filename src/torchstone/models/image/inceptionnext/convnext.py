@@ -105,7 +105,7 @@ def convert_convnext(state: dict[str, Tensor], model: nn.Module) -> dict[str, Te
 _TINY: Config = {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)}
 
 
-def _build(name: str, pretrained: bool, variant: Config, kwargs: Config, cfg: Config = IMAGENET_CFG) -> ConvNeXt:
+def _build(name: str, pretrained: bool, variant: Config, kwargs: Config, cfg: Config = IMAGENET_CFG) -> nn.Module:
     kwargs = {**variant, **kwargs}
     return build_image_model(
         ConvNeXt,
@@ -119,61 +119,61 @@ def _build(name: str, pretrained: bool, variant: Config, kwargs: Config, cfg: Co
 
 
 @register_model
-def convnext_tiny(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+def convnext_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T with its 7x7 kernels, where the ablation starts."""
     return _build("convnext_tiny", pretrained, _TINY, kwargs)
 
 
 @register_model
-def convnext_tiny_k5(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+def convnext_tiny_k5(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T with 5x5 kernels."""
     variant = {**_TINY, "kernel_sizes": 5}
     return _build("convnext_tiny_k5", pretrained, variant, kwargs)
 
 
 @register_model
-def convnext_tiny_k3(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+def convnext_tiny_k3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T with 3x3 kernels."""
     variant = {**_TINY, "kernel_sizes": 3}
     return _build("convnext_tiny_k3", pretrained, variant, kwargs)
 
 
 @register_model
-def convnext_tiny_k3_par1_2(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+def convnext_tiny_k3_par1_2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T with 3x3 kernels on 1/2 of the channels."""
     variant = {**_TINY, "kernel_sizes": 3, "conv_ratios": 1 / 2}
     return _build("convnext_tiny_k3_par1_2", pretrained, variant, kwargs)
 
 
 @register_model
-def convnext_tiny_k3_par3_8(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+def convnext_tiny_k3_par3_8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T with 3x3 kernels on 3/8 of the channels."""
     variant = {**_TINY, "kernel_sizes": 3, "conv_ratios": 3 / 8}
     return _build("convnext_tiny_k3_par3_8", pretrained, variant, kwargs)
 
 
 @register_model
-def convnext_tiny_k3_par1_4(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+def convnext_tiny_k3_par1_4(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T with 3x3 kernels on 1/4 of the channels."""
     variant = {**_TINY, "kernel_sizes": 3, "conv_ratios": 1 / 4}
     return _build("convnext_tiny_k3_par1_4", pretrained, variant, kwargs)
 
 
 @register_model
-def convnext_tiny_k3_par1_8(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+def convnext_tiny_k3_par1_8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T with 3x3 kernels on 1/8 of the channels."""
     variant = {**_TINY, "kernel_sizes": 3, "conv_ratios": 1 / 8}
     return _build("convnext_tiny_k3_par1_8", pretrained, variant, kwargs)
 
 
 @register_model
-def convnext_tiny_k3_par1_16(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+def convnext_tiny_k3_par1_16(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ConvNeXt-T with 3x3 kernels on 1/16 of the channels."""
     variant = {**_TINY, "kernel_sizes": 3, "conv_ratios": 1 / 16}
     return _build("convnext_tiny_k3_par1_16", pretrained, variant, kwargs)
 
 
 @register_model
-def convnext_mini32(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+def convnext_mini32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """A small ablation network for 32x32 images, without batch statistics; ours, not the paper's."""
     return _build("convnext_mini32", pretrained, MINI32, kwargs, MINI32_CFG)

@@ -127,7 +127,7 @@ class MetaNeXt(nn.Module):
     def forward_intermediates(
         self,
         x: Float[Tensor, "b c h w"],
-        indices: int | list[int] | None = None,
+        indices: int | Sequence[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -137,7 +137,7 @@ class MetaNeXt(nn.Module):
 
         Args:
             x: images (B, in_chans, H, W).
-            indices: the last n stages if an integer, these stages if a list, all if None.
+            indices: the last n stages if an integer, these stages if several, all if None.
             norm: timm's option; nothing to apply here, since no norm follows the last map.
             stop_early: leave out the stages behind the last chosen one.
             output_fmt: ``NCHW``.
@@ -148,7 +148,7 @@ class MetaNeXt(nn.Module):
         """
         if output_fmt != "NCHW":
             raise CallError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        chosen, last = feature_take_indices(len(self.stages), indices)
+        chosen, last = self._taken(indices)
         x = self._embed(x)
         maps = []
         for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
@@ -157,8 +157,12 @@ class MetaNeXt(nn.Module):
                 maps.append(x)
         return maps if intermediates_only else (x, maps)
 
+    def _taken(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+        """The chosen stages, and the last of them."""
+        return feature_take_indices(len(self.stages), list(indices) if isinstance(indices, Sequence) else indices)
+
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove the stages behind the last chosen one, and the head.
 
@@ -170,7 +174,7 @@ class MetaNeXt(nn.Module):
         Returns:
             The chosen stages.
         """
-        chosen, last = feature_take_indices(len(self.stages), indices)
+        chosen, last = self._taken(indices)
         shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
         self.num_features = self.feature_info[last]["num_chs"]
@@ -278,14 +282,14 @@ def feature_cfg(kwargs: Config) -> dict[str, Any]:
     return {"out_indices": tuple(range(len(kwargs["depths"]))), "feature_cls": "getter"}
 
 
-def _build(name: str, pretrained: bool, variant: Config, kwargs: Config, cfg: Config = IMAGENET_CFG) -> MetaNeXt:
+def _build(name: str, pretrained: bool, variant: Config, kwargs: Config, cfg: Config = IMAGENET_CFG) -> nn.Module:
     kwargs = {**variant, **kwargs}
     cfg = {**cfg, "classifier": "head.fc2"}
     return build_image_model(MetaNeXt, name, pretrained, cfg=cfg, feature_cfg=feature_cfg(kwargs), **kwargs)
 
 
 @register_model
-def inceptionnext_atto(pretrained: bool = False, **kwargs: Any) -> MetaNeXt:
+def inceptionnext_atto(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """InceptionNeXt-A: bands of 9 pixels, a quarter of the channels in each branch."""
     mixer = partial(InceptionDWConv2d, band_kernel_size=9, branch_ratio=1 / 4)
     variant = {"depths": (2, 2, 6, 2), "dims": (40, 80, 160, 320), "token_mixers": mixer}
@@ -293,28 +297,28 @@ def inceptionnext_atto(pretrained: bool = False, **kwargs: Any) -> MetaNeXt:
 
 
 @register_model
-def inceptionnext_tiny(pretrained: bool = False, **kwargs: Any) -> MetaNeXt:
+def inceptionnext_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """InceptionNeXt-T."""
     variant = {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)}
     return _build("inceptionnext_tiny", pretrained, variant, kwargs)
 
 
 @register_model
-def inceptionnext_small(pretrained: bool = False, **kwargs: Any) -> MetaNeXt:
+def inceptionnext_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """InceptionNeXt-S."""
     variant = {"depths": (3, 3, 27, 3), "dims": (96, 192, 384, 768)}
     return _build("inceptionnext_small", pretrained, variant, kwargs)
 
 
 @register_model
-def inceptionnext_base(pretrained: bool = False, **kwargs: Any) -> MetaNeXt:
+def inceptionnext_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """InceptionNeXt-B."""
     variant = {"depths": (3, 3, 27, 3), "dims": (128, 256, 512, 1024)}
     return _build("inceptionnext_base", pretrained, variant, kwargs)
 
 
 @register_model
-def inceptionnext_base_384(pretrained: bool = False, **kwargs: Any) -> MetaNeXt:
+def inceptionnext_base_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """InceptionNeXt-B, fine-tuned at 384x384."""
     variant = {"depths": (3, 3, 27, 3), "dims": (128, 256, 512, 1024)}
     cfg = {**IMAGENET_CFG, "input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0}
@@ -322,7 +326,7 @@ def inceptionnext_base_384(pretrained: bool = False, **kwargs: Any) -> MetaNeXt:
 
 
 @register_model
-def inceptionnext_mini32(pretrained: bool = False, **kwargs: Any) -> MetaNeXt:
+def inceptionnext_mini32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """A small network for 32x32 images; ours, not the paper's."""
     mixer = partial(InceptionDWConv2d, band_kernel_size=7, branch_ratio=1 / 4)
     variant = {**MINI32, "mlp_ratios": 4, "token_mixers": mixer}
