@@ -19,7 +19,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_systems(
-    words: Annotated[list[str] | None, typer.Argument(metavar="WORD", help="Words that must all occur in a system's card.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="WORD", help="Words that must all occur in a system's card.")
+    ] = None,
     kind: Annotated[str | None, typer.Option(help=f"One of {', '.join(get_args(catalog.Kind))}.")] = None,
     domain: Annotated[str | None, typer.Option(help="The room, such as image or graph.")] = None,
     proof: Annotated[str | None, typer.Option(help=f"One of {', '.join(get_args(catalog.Proof))}.")] = None,
@@ -68,7 +70,7 @@ def _facts(card: catalog.Card) -> dict[str, object]:
     return {**{name: getattr(card, name) for name in names}, "models": [variant.name for variant in card.variants]}
 
 
-def show(key: Annotated[str, typer.Argument(metavar="KEY", help="A system's key, as torchstone list shows it.")]) -> None:
+def show(key: Annotated[str, typer.Argument(metavar="KEY", help="A system, as torchstone list shows it.")]) -> None:
     """Show all that is known of one system: facts, idea, variants, claim and measured results.
 
     \b

@@ -1,20 +1,91 @@
-"""``profile``, ``verify`` and ``convert``: what a model costs, that it is the real thing, its weights in our layout."""
+"""``profile``, ``verify`` and ``convert``: what a model costs, what proves it, its weights in our layout."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from torchstone import files
 from torchstone.cli.arguments import chatter, output
+from torchstone.errors import CallError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from torchstone.instruments.profile import Profile
+
+NOTICEABLE = 0.01
+"""Share of the time from which a layer is listed that neither computes nor holds parameters."""
 
 
 def add_to(app: typer.Typer) -> None:
+    app.command("profile")(profile)
     app.command("verify")(verify)
     app.command("convert")(convert)
+
+
+def profile(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of ours, timm:NAME or torchvision:NAME.")],
+    size: Annotated[int | None, typer.Option(help="Side of the images; the model's usual by default.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="A batch size, repeatable; 1 and 32 by default.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all that was measured as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a treemap of the layers (.html).")] = None,
+) -> None:
+    """Measure what a model costs: parameters, MACs, activations, latency, memory, by layer.
+
+    \b
+    Examples:
+      torchstone profile inceptionnext_mini32
+      torchstone profile timm:resnet18 --size 160 --batch 1 --batch 64
+      torchstone profile inceptionnext_tiny --json tiny.json --plot tiny.html
+    """
+    if plot is not None and plot.suffix != ".html":
+        raise CallError(f"the plot is a page: name it {plot.with_suffix('.html')}")
+
+    from torchstone.instruments.profile import profile as run
+
+    shape = None if size is None else (3, size, size)
+    with chatter().status(f"measuring {model}"):
+        measured = run(model, shape, device=device, dtype=dtype, batch_sizes=batch or (1, 32))
+    if json is not None:
+        files.write_json(json, measured.to_dict())
+    if plot is not None:
+        files.write_text(plot, measured.plot().to_html(include_plotlyjs=True))
+    output().print(_layers(measured))
+    output().print(_quantities(measured))
+
+
+def _layers(measured: Profile) -> Table:
+    """The layers that compute, hold parameters or take a noticeable part of the time."""
+    from rich.table import Table
+
+    from torchstone.reporting.words import si
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("layer", "type", "output", "parameters", "MACs", "time"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("layer", "type") else "right")
+    for layer in measured.layers:
+        time = layer.latency_share or 0.0
+        if layer.params or layer.macs or time >= NOTICEABLE:
+            counts = (f"{value:.3g} {prefix}".strip() for value, prefix in map(si, (layer.params, layer.macs)))
+            output_shape = "x".join(map(str, layer.output or ()))
+            table.add_row(layer.path or measured.name, layer.type, output_shape, *counts, f"{time:.1%}")
+    return table
+
+
+def _quantities(measured: Profile) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row in measured.summary():
+        table.add_row(*row)
+    return table
 
 
 def verify(

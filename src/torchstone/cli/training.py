@@ -25,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name (torchstone recipes) or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name (torchstone recipes) or a YAML file.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys of the recipe to change.")
     ] = None,

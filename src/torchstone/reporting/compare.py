@@ -30,6 +30,7 @@ import torch
 from torchstone import __version__, environment
 from torchstone.errors import CallError, WorkError, WriteFailed
 from torchstone.files import write_text
+from torchstone.instruments.description import ModelDescription
 from torchstone.reporting import words
 from torchstone.reporting.candidates import Candidate, parse_candidates
 from torchstone.reporting.limits import Limit, parse_limits
@@ -277,10 +278,11 @@ class _Work:
         for note in notes:
             self.report(news=note)
         plan = self.plan
+        sample = plan.task.probe_inputs(plan.data, 1)[0][0]
+        arguments = plan.task.model_args(plan.data)
         measured = measure(
-            {candidate.name: candidate.model for candidate in self.candidates},
-            task=plan.task,
-            data=plan.data,
+            {one.name: ModelDescription(one.model, tuple(sample.shape), arguments) for one in self.candidates},
+            num_classes=len(plan.data.classes),
             batch_size=plan.protocol.batch_size,
             device=plan.device,
             limits=plan.limits,
