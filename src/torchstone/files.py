@@ -71,11 +71,11 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text())
 
 
-def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
-    """Append one row to a JSON-lines file and flush it to the disk."""
+def append_jsonl(path: str | Path, *rows: dict[str, Any]) -> None:
+    """Append rows to a JSON-lines file and flush them to the disk."""
     try:
         with open(path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.writelines(json.dumps(row) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

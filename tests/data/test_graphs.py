@@ -1,5 +1,7 @@
 """Graphs with labelled nodes: files, splits, and what is refused."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,7 @@ def test_random_splits_are_disjoint_seeded_and_recorded(write):
     assert masks.sum(0).eq(1).all()
     assert one.sizes == {"train": 24, "val": 8, "test": 8}
     assert one.describe() == same.describe()
-    assert one.describe()["nodes_of_parts"] != other.describe()["nodes_of_parts"]
+    assert one.describe()["splits"] != other.describe()["splits"]
     assert one.fingerprint == other.fingerprint
 
 
@@ -121,3 +123,23 @@ def test_a_directed_graph_is_refused_where_an_undirected_one_is_needed():
     check_undirected(torch.tensor([[0, 1], [1, 0]]), 2)
     with pytest.raises(DataError, match="to_undirected"):
         check_undirected(torch.tensor([[0], [1]]), 2)
+
+
+def test_missing_reverse_edges_are_added_unless_directions_are_kept(write):
+    edges = np.array([[0, 1, 2, 3, 3], [1, 0, 3, 3, 4]])
+    path = write(edge_index=edges)
+    both = open_graph(path).graph
+    assert both.is_undirected()
+    assert both.edge_index.T.tolist() == [*edges.T.tolist(), [3, 2], [4, 3]]
+    assert open_graph(path, directed=True).graph.edge_index.tolist() == edges.tolist()
+
+
+def test_features_with_negative_values_are_left_as_they_are(write):
+    x = content()["x"] - 0.5
+    torch.testing.assert_close(open_graph(write(x=x)).graph.x, torch.from_numpy(x))
+
+
+def test_without_pyg_the_error_names_the_extra(write, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_geometric.data", None)
+    with pytest.raises(CallError, match=r"pip install torchstone\[graph\]"):
+        open_graph(write())

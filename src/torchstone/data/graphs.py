@@ -12,6 +12,7 @@ A source is a name that PyG downloads (``Cora``, ``CiteSeer``, ``PubMed``, ``Com
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from torchstone.errors import CallError, DataError, unknown_name
+from torchstone.extras import extra
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -30,7 +33,11 @@ if TYPE_CHECKING:
 PLANETOID = {"cora": "Cora", "citeseer": "CiteSeer", "pubmed": "PubMed"}
 AMAZON = {"computers": "Computers", "photo": "Photo"}
 COAUTHOR = {"cs": "CS", "physics": "Physics"}
-NAMES = (*PLANETOID, *AMAZON, *COAUTHOR)
+SOURCES = {
+    **dict.fromkeys(PLANETOID, "citation network, downloaded once"),
+    **dict.fromkeys(AMAZON, "products bought together, downloaded once"),
+    **dict.fromkeys(COAUTHOR, "authors who wrote together, downloaded once"),
+}
 SPLITS = (
     "public, fixed:K (the file's numbered splits), per-class (20 a class, 500 for validation, 1000 for test), random"
 )
@@ -65,6 +72,7 @@ class GraphSplit:
     num_classes: int
     split: str
     split_seed: int
+    directed: bool
     fingerprint: str
 
     @property
@@ -73,7 +81,10 @@ class GraphSplit:
 
     def describe(self) -> dict[str, Any]:
         """What a run records of its data: sizes, the split, and a hash of each part's nodes."""
-        parts = {part: _digest([self.graph[f"{part}_mask"].numpy()]) for part in ("train", "val", "test")}
+        parts = {
+            part: {"size": size, "nodes": _digest([self.graph[f"{part}_mask"].numpy()])}
+            for part, size in self.sizes.items()
+        }
         return {
             "name": self.name,
             "nodes": self.graph.num_nodes,
@@ -81,10 +92,9 @@ class GraphSplit:
             "features": self.graph.num_features,
             "classes": self.num_classes,
             "undirected": self.graph.is_undirected(),
-            "sizes": self.sizes,
+            "splits": parts,
             "split": self.split,
             "split_seed": self.split_seed,
-            "nodes_of_parts": parts,
             "fingerprint": self.fingerprint,
         }
 
@@ -96,7 +106,8 @@ def open_graph(
     split_seed: int = 0,
     val_fraction: float = 0.2,
     test_fraction: float = 0.2,
-    normalize: bool = True,
+    normalize: bool | None = None,
+    directed: bool = False,
 ) -> GraphSplit:
     """Open a graph with labelled nodes.
 
@@ -107,36 +118,35 @@ def open_graph(
         split_seed: the seed of ``per-class`` and ``random``.
         val_fraction: the share of labelled nodes for validation in a random split.
         test_fraction: the share of labelled nodes for test in a random split.
-        normalize: divide each row of features by its sum; rows of zeros stay.
+        normalize: divide each row of features by its sum; rows of zeros stay. None does so if no feature is negative.
+        directed: keep the directions of edges; otherwise the missing reverse edges are added.
 
     Raises:
         DataError: the file is not such a graph, or the split cannot be made from it; the message says what is wrong.
     """
-    raw = _download(source.lower()) if source.lower() in NAMES else _read_npz(source)
+    raw = _download(source.lower()) if source.lower() in SOURCES else _read_npz(source)
     _check(raw)
     chosen = _resolve(split, raw)
     train, val, test = _masks(chosen, raw, split_seed, val_fraction, test_fraction)
-    from torch_geometric.data import Data
-
     x = raw.x.astype(np.float32)
-    if normalize:
+    if normalize or (normalize is None and (x >= 0).all()):
         x = x / np.where((total := x.sum(1, keepdims=True)) == 0, 1, total)
-    graph = Data(
+    edge_index = raw.edge_index.astype(np.int64)
+    graph = extra("torch_geometric.data", "graph").Data(
         x=torch.from_numpy(x),
-        edge_index=torch.from_numpy(raw.edge_index.astype(np.int64)),
+        edge_index=torch.from_numpy(edge_index if directed else _with_reverse_edges(edge_index, len(x))),
         y=torch.from_numpy(raw.y.astype(np.int64)),
         train_mask=torch.from_numpy(train),
         val_mask=torch.from_numpy(val),
         test_mask=torch.from_numpy(test),
     )
     fingerprint = _digest([raw.x, raw.edge_index, raw.y])
-    return GraphSplit(raw.name, graph, int(raw.y.max()) + 1, chosen, split_seed, fingerprint)
+    return GraphSplit(raw.name, graph, int(raw.y.max()) + 1, chosen, split_seed, directed, fingerprint)
 
 
 def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
     """Raise a DataError where an edge has no edge in the other direction."""
-    from torch_geometric.utils import is_undirected
-
+    is_undirected = extra("torch_geometric.utils", "graph").is_undirected
     if not is_undirected(edge_index, num_nodes=num_nodes):
         raise DataError(
             "this needs an undirected graph, with both directions of each edge; torch_geometric.utils.to_undirected "
@@ -144,12 +154,18 @@ def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
         )
 
 
+def _with_reverse_edges(edge_index: np.ndarray, nodes: int) -> np.ndarray:
+    source, target = edge_index
+    missing = np.setdiff1d(target * nodes + source, source * nodes + target)
+    return np.concatenate([edge_index, [missing // nodes, missing % nodes]], axis=1)
+
+
 def _read_npz(source: str) -> RawGraph:
     path = Path(source)
     if not path.exists():
         if path.suffix:
             raise DataError(f"there is no graph file {path}")
-        raise unknown_name("graph", source, NAMES)
+        raise unknown_name("graph", source, SOURCES)
     try:
         with np.load(path, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
@@ -192,8 +208,7 @@ def _numbered(content: Mapping[str, np.ndarray]) -> tuple[Masks, ...]:
 
 def _download(name: str) -> RawGraph:
     """One of PyG's data sets; needs a network the first time."""
-    from torch_geometric import datasets
-
+    datasets = extra("torch_geometric.datasets", "graph")
     root = Path(torch.hub.get_dir()).parent / "torchstone" / "graphs"
     try:
         if name in PLANETOID:
@@ -275,3 +290,47 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
+
+
+class GraphData:
+    """A graph for training: every epoch is one batch, the mask (N,) of the nodes that count in it.
+
+    Args:
+        opened: the graph with its split.
+
+    Attributes:
+        source: the opened graph, to be used again.
+        classes: their names.
+    """
+
+    def __init__(self, opened: GraphSplit) -> None:
+        self.source = opened
+        self.graph = opened.graph
+        self.name = opened.name
+        self.num_classes = opened.num_classes
+        self.classes = [f"class {label}" for label in range(opened.num_classes)]
+        self.sizes = opened.sizes
+        self.fingerprint = _digest([np.frombuffer(json.dumps(opened.describe(), sort_keys=True).encode(), np.uint8)])
+        self.augment = "none"
+        self.trainer: Any = None
+
+    def train_dataloader(self) -> DataLoader:
+        return _one_batch(self.graph.train_mask)
+
+    def val_dataloader(self) -> DataLoader:
+        return _one_batch(self.graph.val_mask)
+
+    def test_dataloader(self) -> DataLoader:
+        return _one_batch(self.graph.test_mask)
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.source.describe(), "classes": self.classes}
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What another graph needs to be read alike."""
+        return {"features": self.graph.num_features, "directed": self.source.directed}
+
+
+def _one_batch(mask: Tensor) -> DataLoader:
+    masks: Any = [mask]
+    return DataLoader(masks, batch_size=None, shuffle=False)

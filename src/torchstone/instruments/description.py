@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.errors import CallError
 from torchstone.models.registry import build_model
 
 
@@ -28,6 +29,10 @@ class ModelDescription:
     input_shape: tuple[int, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    def facts(self) -> dict[str, Any]:
+        """What costs follow from, as plain values."""
+        return {"spec": self.spec, "input_shape": list(self.input_shape), "kwargs": dict(self.kwargs)}
+
     def build(self) -> nn.Module:
         return build_model(self.spec, **self.kwargs)
 
@@ -35,3 +40,30 @@ class ModelDescription:
         """Normally distributed samples, always the same."""
         generator = torch.Generator().manual_seed(0)
         return (torch.randn(batch_size, *self.input_shape, generator=generator),)
+
+
+@dataclass(frozen=True)
+class GraphDescription(ModelDescription):
+    """A graph network and the graph it runs on: its real edges, and features of its size.
+
+    Args:
+        fingerprint: of the graph.
+        edge_index: its edges (2, E); not part of the facts that :meth:`facts` gives, the fingerprint stands for them.
+    """
+
+    fingerprint: str = ""
+    edge_index: Tensor = field(default_factory=lambda: torch.empty(2, 0, dtype=torch.int64), compare=False, repr=False)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "fingerprint": self.fingerprint}
+
+    def example_inputs(self, batch_size: int) -> tuple[Tensor, ...]:
+        """Features (N, F), always the same, and the edges.
+
+        Raises:
+            CallError: more than one graph is asked for.
+        """
+        if batch_size != 1:
+            raise CallError(f"a graph network runs on one graph at a time, not on {batch_size}")
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(self.input_shape, generator=generator), self.edge_index

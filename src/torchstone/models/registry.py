@@ -14,10 +14,18 @@ from torch import nn
 
 from torchstone import catalog
 from torchstone.errors import CallError, unknown_name
-from torchstone.models.pretrained import Convert, announce_licence, read_checkpoint, released_file, strict_filter
+from torchstone.models.pretrained import (
+    Convert,
+    announce_licence,
+    check_layout,
+    read_checkpoint,
+    released_file,
+    strict_filter,
+)
 
 Factory = Callable[..., nn.Module]
 F = TypeVar("F", bound=Factory)
+M = TypeVar("M", bound=nn.Module)
 
 _factories: dict[str, Factory] = {}
 
@@ -97,12 +105,13 @@ def local_file(location: str) -> Path:
 
 
 def build_model(spec: str, *, pretrained: bool | str | Path = False, **kwargs: Any) -> nn.Module:
-    """Build a model of ours (``NAME``), of timm (``timm:NAME``) or of torchvision (``torchvision:NAME``).
+    """Build a model of ours (``NAME``) or of another library: ``timm:NAME``, ``torchvision:NAME``, ``pyg:NAME``.
 
     Args:
         spec: the model's name, with the library it comes from when it is not ours.
-        pretrained: as in :func:`create_model`; for the other libraries True stands for their default weights.
-        **kwargs: ``num_classes``, ``in_chans`` and the model's own arguments.
+        pretrained: as in :func:`create_model`; for timm and torchvision True stands for their default weights.
+        **kwargs: ``num_classes``, ``in_chans`` (of graph models ``in_channels``, ``out_channels``) and the model's own
+            arguments.
 
     Raises:
         UnknownName: no such library or model; the nearest names are given.
@@ -110,7 +119,7 @@ def build_model(spec: str, *, pretrained: bool | str | Path = False, **kwargs: A
     library, _, name = spec.rpartition(":")
     if not library:
         return create_model(name, pretrained=pretrained, **kwargs)
-    builders = {"timm": _build_timm, "torchvision": _build_torchvision}
+    builders = {"timm": _build_timm, "torchvision": _build_torchvision, "pyg": _build_pyg}
     if library not in builders:
         raise unknown_name("library", library, builders)
     return builders[library](name, pretrained, kwargs)
@@ -148,6 +157,19 @@ def _build_torchvision(name: str, pretrained: bool | str | Path, kwargs: dict[st
     for key in classifier:  # another number of classes: the classifier starts anew
         del state[key]
     model.load_state_dict({**{key: own[key] for key in classifier}, **state})
+    return model
+
+
+def _build_pyg(name: str, pretrained: bool | str | Path, kwargs: dict[str, Any]) -> nn.Module:
+    from torchstone.models.graph.peers import build_peer
+
+    if pretrained is True:
+        raise CallError(f"there are no released weights of pyg:{name}")
+    model = build_peer(name, **kwargs)
+    if pretrained:
+        state = read_checkpoint(local_file(str(pretrained)))
+        check_layout(model, state)
+        model.load_state_dict(state)
     return model
 
 
@@ -192,6 +214,37 @@ def build_image_model(
         feature_cfg=dict(feature_cfg or {}),
         **kwargs,
     )
+
+
+def build_plain_model(
+    cls: Callable[..., M],
+    pretrained: bool,
+    *,
+    convert: Convert | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> M:
+    """Build a model of a room without timm's machinery; what its factories call.
+
+    Args:
+        cls: the network's class.
+        pretrained: load the weights that :func:`create_model` has read, through ``convert``, strictly.
+        convert: turns the authors' state dict into ours; None where the names are the same.
+        pretrained_cfg_overlay: holds the weights as ``state_dict``.
+        **kwargs: arguments of the network.
+
+    Raises:
+        CallError: weights that do not fit.
+    """
+    model = cls(**kwargs)
+    if pretrained:
+        if not pretrained_cfg_overlay:
+            raise CallError(f"{cls.__name__}'s factories take weights from create_model(NAME, pretrained=FILE)")
+        state = pretrained_cfg_overlay["state_dict"]
+        state = convert(state, model) if convert else state
+        check_layout(model, state)
+        model.load_state_dict(state)
+    return model
 
 
 def register_with_timm() -> dict[str, str]:

@@ -84,7 +84,7 @@ class RunResult:
         path: its directory.
         identity: its identity.
         metric: the primary metric's name.
-        score: its validation value after the last epoch.
+        score: its validation value after the epoch whose weights were kept.
         rows: the rows of ``metrics.jsonl``.
         seconds: time spent on the epochs.
         trained: epochs that this call trained; 0 when the run was finished already.
@@ -152,11 +152,17 @@ def fit(
     """
     task = get_task(recipe.task)
     check_optimizer(recipe.train)
+    measured = ["train_loss", "val_loss", f"val_{task.metric}"]
+    for name in recipe.expect:
+        if name not in measured:
+            raise CallError(f"expect.{name} is not measured; valid: {', '.join(measured)}")
     recipe = resolved(recipe, task.sources)
     processes = Processes.detect(devices)
     options = trainer_options(resolve_device(device), processes, strategy)
     if strategy == "fsdp" and recipe.train.clip_grad is not None:
         raise CallError("train.clip_grad does not work with strategy fsdp: Lightning cannot clip sharded gradients")
+    if strategy == "fsdp" and recipe.train.select != "last":
+        raise CallError("train.select=best_loss does not work with strategy fsdp: no process holds all weights")
     run = RunDirectory(out)
     with contextlib.ExitStack() as stack:
         if processes.first:
@@ -200,7 +206,7 @@ def _train(
     train = recipe.train
     _check_batches(module, train, processes.world)
     done = run.resume() if processes.first else _epochs_done(run)
-    if done < train.epochs:
+    if done < train.epochs and not _stops(train, run.rows()[:done]):
         cluster = options.pop("cluster_environment")
         trainer = Trainer(
             **options,
@@ -212,7 +218,7 @@ def _train(
             gradient_clip_val=train.clip_grad,
             sync_batchnorm=train.sync_batchnorm and processes.world > 1 and options["accelerator"] == "cuda",
             use_distributed_sampler=False,
-            callbacks=[_Epochs(run, task, progress if processes.first else None)],
+            callbacks=[_Epochs(run, task, train, done, progress if processes.first else None)],
             default_root_dir=run.path,
             num_sanity_val_steps=0,
             logger=False,
@@ -224,25 +230,45 @@ def _train(
         with _interruptible():
             trainer.fit(module.train(), datamodule=_FromEpoch(data, done), ckpt_path=checkpoint, weights_only=True)
     if processes.first:
-        state = load_checkpoint(run.checkpoint)["state_dict"]
+        kept = load_checkpoint(run.checkpoint)
         rows = run.rows()
         run.finish(
-            {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")},
+            kept.get("kept_weights") or _weights(kept["state_dict"]),
             {
                 "identity": identity(recipe, data.fingerprint),
                 "task": task.name,
                 "metric": task.metric,
                 "maximize": task.maximize,
-                "score": rows[-1][f"val_{task.metric}"],
-                "epochs": train.epochs,
-                "steps": train.epochs * module.steps_per_epoch,
+                "score": _kept_row(train, rows)[f"val_{task.metric}"],
+                "kept_epoch": _kept_row(train, rows)["epoch"],
+                "epochs": len(rows),
+                "steps": len(rows) * module.steps_per_epoch,
                 "seconds": sum(row["seconds"] for row in rows),
                 "version": __version__,
             },
         )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
-    return train.epochs - done
+    return len(run.rows()) - done
+
+
+def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's part of a module's state."""
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+
+
+def _kept_row(train: TrainSpec, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the epoch whose weights are the run's outcome."""
+    return rows[-1] if train.select == "last" else min(rows, key=lambda row: row["val_loss"])
+
+
+def _stops(train: TrainSpec, rows: list[dict[str, Any]]) -> bool:
+    """Whether training ends with the last of these rows, before its last epoch."""
+    window = train.stop_window
+    if window is None or len(rows) <= max(train.epochs // 2, window):
+        return False
+    losses = [row["val_loss"] for row in rows[-window - 1 :]]
+    return losses[-1] > sum(losses[:-1]) / window
 
 
 def _check_batches(module: Supervised, train: TrainSpec, world: int) -> None:
@@ -269,15 +295,13 @@ def _result(run: RunDirectory, recipe: Recipe, task: Task, name: str, trained: i
         rows=rows,
         seconds=result["seconds"],
         trained=trained,
-        unmet=_unmet(recipe.expect, rows[-1], task),
+        unmet=_unmet(recipe.expect, _kept_row(recipe.train, rows), task),
     )
 
 
 def _unmet(expect: Mapping[str, float], row: dict[str, Any], task: Task) -> list[str]:
     lines = []
     for name, bound in expect.items():
-        if name not in row:
-            raise CallError(f"expect.{name} is not measured; valid: {', '.join(row)}")
         at_least = task.maximize and name.endswith(task.metric)
         if (row[name] < bound) if at_least else (row[name] > bound):
             lines.append(f"{name} is {row[name]:.4g}, {'at least' if at_least else 'at most'} {bound:g} was expected")
@@ -324,14 +348,24 @@ class _FromEpoch(LightningDataModule):
 
 
 class _Epochs(Callback):
-    """Reports steps; at an epoch's end appends its row, then replaces the checkpoint."""
+    """Reports steps; at an epoch's end says whether it was the last, and every so often appends the rows, then replaces
+    the checkpoint."""
 
-    def __init__(self, run: RunDirectory, task: Task, progress: Callable[[FitProgress], None] | None) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        task: Task,
+        train: TrainSpec,
+        done: int,
+        progress: Callable[[FitProgress], None] | None,
+    ) -> None:
         self.run = run
         self.metric = task.metric
+        self.train = train
         self.progress = progress
-        rows = run.rows()
-        self.score = rows[-1][f"val_{task.metric}"] if rows else None
+        self.rows = run.rows()[:done]
+        self.written = done
+        self.kept_weights: dict[str, Tensor] | None = None
         self.started = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
@@ -344,7 +378,6 @@ class _Epochs(Callback):
             self._report(trainer, module, batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        steps = int(trainer.num_training_batches)
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
@@ -352,17 +385,29 @@ class _Epochs(Callback):
             "val_loss": _decimal(module.validation_loss.compute()),
             f"val_{self.metric}": _decimal(module.metric.compute()),
             "lr": module.learning_rate,
-            "seconds": round(time.perf_counter() - self.started, 3),
+            "seconds": round(time.perf_counter() - self.started, 4),
         }
-        self.score = row[f"val_{self.metric}"]
-        if trainer.is_global_zero:
-            self.run.append(row)
-        trainer.save_checkpoint(self.run.checkpoint)
+        self.rows.append(row)
+        if self.train.select == "best_loss" and _kept_row(self.train, self.rows) is row:
+            self.kept_weights = {name: value.detach().clone() for name, value in module.model.state_dict().items()}
+        stops = _stops(self.train, self.rows)
+        if stops or row["epoch"] == self.train.epochs or row["epoch"] % self.train.checkpoint_epochs == 0:
+            if trainer.is_global_zero:
+                self.run.append(*self.rows[self.written :])
+            self.written = len(self.rows)
+            trainer.save_checkpoint(self.run.checkpoint)
+        if stops:
+            trainer.should_stop = True
         if self.progress is not None:
-            self._report(trainer, module, steps)
+            self._report(trainer, module, int(trainer.num_training_batches))
 
     def on_save_checkpoint(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["epochs_done"] = trainer.current_epoch + 1
+        if self.kept_weights is not None:
+            checkpoint["kept_weights"] = self.kept_weights
+
+    def on_load_checkpoint(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        self.kept_weights = checkpoint.get("kept_weights")
 
     def _report(self, trainer: Trainer, module: Any, step: int) -> None:
         assert self.progress is not None
@@ -373,7 +418,7 @@ class _Epochs(Callback):
                 step=step,
                 steps=int(trainer.num_training_batches),
                 loss=module.last_loss,
-                score=self.score,
+                score=self.rows[-1][f"val_{self.metric}"] if self.rows else None,
             )
         )
 

@@ -165,6 +165,9 @@ class DataSpec(_Checked):
         workers: loader processes; changes no result.
         augment: the augmentation's name.
         limit: train on at most this many samples.
+        split: of a graph's nodes: ``public``, ``fixed:K``, ``per-class`` or ``random``, see
+            :func:`torchstone.data.graphs.open_graph`; ``auto`` takes what the source brings.
+        directed: keep the directions of a graph's edges; otherwise the missing reverse edges are added.
     """
 
     section: ClassVar[str] = "data"
@@ -177,6 +180,8 @@ class DataSpec(_Checked):
     workers: int = _key(_COUNT, 0)
     augment: str = _key(_NAME, "auto")
     limit: int | None = _key(_or_null(_POSITIVE_INTEGER), None)
+    split: str = _key(_NAME, "auto")
+    directed: bool = _key(_FLAG, False)
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,7 @@ class TrainSpec(_Checked):
         optimizer: a name of ``timm.optim``.
         optimizer_args: further arguments of the optimizer (``betas``, ``eps``, ...).
         weight_decay: not applied to one-dimensional parameters and those a model names in ``no_weight_decay()``.
+        decay_all: apply it to every parameter.
         momentum: of optimizers that have one; None is the optimizer's usual value.
         schedule: ``cosine`` to ``min_lr``; ``step`` (x ``decay_rate``, 0.1 unless given, every ``decay_epochs``);
             ``exponential`` (x ``decay_rate``, 0.98 unless given, every ``decay_epochs``, 1 unless given); ``constant``.
@@ -204,6 +210,11 @@ class TrainSpec(_Checked):
         precision: ``32-true`` or ``bf16-mixed``.
         sync_batchnorm: share batch statistics between processes on CUDA. There is nothing to share in one process,
             and PyTorch has no such layer for the CPU, where each process keeps its own.
+        select: which epoch's weights are the outcome: ``last``, or ``best_loss``, the first of lowest validation loss.
+        stop_window: stop in the second half of the epochs when the validation loss exceeds the mean of so many epochs
+            before it; None trains to the end.
+        checkpoint_epochs: epochs between two checkpoints; a run that is killed repeats fewer than that. More than 1
+            suits epochs that are shorter than a write to the disk.
     """
 
     section: ClassVar[str] = "train"
@@ -215,6 +226,7 @@ class TrainSpec(_Checked):
     optimizer: str = _key(_NAME, "adamw")
     optimizer_args: Mapping[str, Any] = _key(_KEYWORDS, dict)
     weight_decay: float = _key(_NON_NEGATIVE, 0.05)
+    decay_all: bool = _key(_FLAG, False)
     momentum: float | None = _key(_or_null(_FRACTION), None)
     schedule: str = _key(_one_of("cosine", "step", "exponential", "constant"), "cosine")
     warmup_epochs: float = _key(_NON_NEGATIVE, 0.0)
@@ -228,6 +240,9 @@ class TrainSpec(_Checked):
     clip_grad: float | None = _key(_or_null(_POSITIVE), None)
     precision: str = _key(_one_of("32-true", "bf16-mixed"), "32-true")
     sync_batchnorm: bool = _key(_FLAG, True)
+    select: str = _key(_one_of("last", "best_loss"), "last")
+    stop_window: int | None = _key(_or_null(_POSITIVE_INTEGER), None)
+    checkpoint_epochs: int = _key(_POSITIVE_INTEGER, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

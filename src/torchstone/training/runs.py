@@ -8,7 +8,7 @@
     data.json          splits and sizes
     environment.json   hardware and versions of the last process that worked on it
     metrics.jsonl      one row per epoch
-    checkpoint         all that the next epoch needs, as of the last finished epoch
+    checkpoint         all that the next epoch needs, as of the last epoch that was kept (``train.checkpoint_epochs``)
     model.safetensors  the final weights
     result.json        the outcome; written last, so its presence says that the run is finished
 
@@ -53,6 +53,7 @@ def identity_facts(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
         del facts[name]
     for name in ("source", "workers"):
         del facts["data"][name]
+    del facts["train"]["checkpoint_epochs"]
     facts["data"]["fingerprint"] = data_fingerprint
     weights = recipe.model.weights
     if weights is not None and Path(weights).is_file():
@@ -234,8 +235,8 @@ class RunDirectory:
         write_json(self.path / "data.json", data)
         write_json(self.path / "environment.json", environment.describe())
 
-    def append(self, row: dict[str, Any]) -> None:
-        append_jsonl(self.metrics, row)
+    def append(self, *rows: dict[str, Any]) -> None:
+        append_jsonl(self.metrics, *rows)
 
     def resume(self) -> int:
         """Bring the directory to its last finished epoch: cut the metrics back to the checkpoint.

@@ -48,7 +48,7 @@ class Supervised(LightningModule, ABC):
         self.steps_per_epoch = steps_per_epoch
         self.metric = metric
         self.validation_loss = torchmetrics.MeanMetric(nan_strategy="disable")
-        self.undecayed = undecayed_parameters(model)
+        self.undecayed = frozenset() if train.decay_all else undecayed_parameters(model)
         self.learning_rate = 0.0
         self.last_loss = math.nan
         self.epoch_loss = 0.0

@@ -6,18 +6,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from torchstone.data.graphs import SOURCES as GRAPH_SOURCES
+from torchstone.data.graphs import GraphData, open_graph
 from torchstone.data.images import ImageData, open_images
 from torchstone.data.sources import IMAGE_SOURCES
 from torchstone.errors import CallError, unknown_name
+from torchstone.instruments.description import GraphDescription, ModelDescription
 from torchstone.models.registry import build_model
+from torchstone.training.nodes import NodeClassifier
 from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
 from torchstone.training.supervised import Classification, Supervised
 
@@ -49,6 +54,8 @@ class Task(ABC):
         metric: the primary metric's name; rows of a run hold it as ``val_<metric>``.
         maximize: whether more of it is better.
         error_view: how a report shows the errors: ``"confusion"``, ...
+        batch_sizes: of the inputs whose latency a comparison measures.
+        peer_lr: where a comparison's learning rates start for models without a card.
         sources: data that are opened by name, and what they are; every other source is a path.
     """
 
@@ -56,6 +63,8 @@ class Task(ABC):
     metric: ClassVar[str]
     maximize: ClassVar[bool]
     error_view: ClassVar[str]
+    batch_sizes: ClassVar[tuple[int, ...]] = (1, 32)
+    peer_lr: ClassVar[float] = 2e-3
     sources: ClassVar[Mapping[str, str]]
 
     @abstractmethod
@@ -80,6 +89,27 @@ class Task(ABC):
     @abstractmethod
     def probe_inputs(self, data: Any, batch_size: int) -> tuple[Tensor, ...]:
         """Inputs of the right shape, to measure a model's cost."""
+
+    def description(self, spec: str, data: Any) -> ModelDescription:
+        """A model and its inputs as something that another process can measure the cost of."""
+        return ModelDescription(spec, tuple(self.probe_inputs(data, 1)[0].shape[1:]), self.model_args(data))
+
+    def recognises(self, source: str) -> bool:
+        """Whether a data source given by the user is this task's."""
+        return source in self.sources
+
+    def comparison_protocol(self, epochs: int, batch_size: int) -> TrainSpec:
+        """How every candidate of a comparison is trained; only the learning rate is its own."""
+        return TrainSpec(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer="adamw",
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup_epochs=epochs / 10,
+            label_smoothing=0.1,
+            clip_grad=1.0,
+        )
 
     @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
@@ -128,6 +158,7 @@ class ImageClassification(Task):
     sources = IMAGE_SOURCES
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> ImageData:
+        _refuse("data", data, ("split", "directed"), "graphs", "images")
         return open_images(
             data.source if source is None else source,
             size=data.size,
@@ -164,7 +195,85 @@ class ImageClassification(Task):
         return (outputs.argmax(1) == targets).float()
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (ImageClassification(),)}
+class NodeClassification(Task):
+    """Nodes of one graph to one of a fixed list of classes; all nodes are seen, the labels of some."""
+
+    name = "node-classification"
+    metric = "accuracy"
+    maximize = True
+    error_view = "confusion"
+    batch_sizes = (1,)
+    peer_lr = 1e-2
+    sources = GRAPH_SOURCES
+
+    def recognises(self, source: str) -> bool:
+        return source.lower() in self.sources or source.endswith(".npz")
+
+    def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphData:
+        _refuse("data", data, ("size", "workers", "augment", "limit"), "images", "a graph, which is one batch")
+        _refuse("train", train, ("accumulate", "mixup", "cutmix"), "images", "a graph, which is one batch")
+        if source is not None:
+            return GraphData(source)
+        return GraphData(
+            open_graph(
+                data.source,
+                split=data.split,
+                split_seed=data.split_seed,
+                val_fraction=data.val_fraction,
+                test_fraction=data.test_fraction,
+                directed=data.directed,
+            )
+        )
+
+    def model_args(self, data: GraphData) -> dict[str, Any]:
+        return {"in_channels": data.graph.num_features, "out_channels": data.num_classes}
+
+    def module(self, model: nn.Module, recipe: Recipe, data: GraphData) -> NodeClassifier:
+        return NodeClassifier(model, recipe.train, seed=recipe.seed, data=data)
+
+    def probe_inputs(self, data: GraphData, batch_size: int) -> tuple[Tensor, ...]:
+        if batch_size != 1:
+            raise CallError(f"a graph is one batch, got a batch size of {batch_size}")
+        return data.graph.x, data.graph.edge_index
+
+    def description(self, spec: str, data: GraphData) -> GraphDescription:
+        graph = data.graph
+        return GraphDescription(
+            spec, (graph.num_nodes, graph.num_features), self.model_args(data), data.fingerprint, graph.edge_index
+        )
+
+    def comparison_protocol(self, epochs: int, batch_size: int) -> TrainSpec:
+        return TrainSpec(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer="adam",
+            weight_decay=5e-3,
+            schedule="constant",
+            select="best_loss",
+            checkpoint_epochs=100,
+        )
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(1)
+
+    def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) == targets).float()
+
+
+def _refuse(section: str, spec: DataSpec | TrainSpec, keys: Sequence[str], kind: str, given: str) -> None:
+    """Refuse settings that these data cannot have."""
+    usual = {field.name: field.default for field in dataclasses.fields(spec)}
+    for key in keys:
+        if getattr(spec, key) != usual[key]:
+            raise CallError(f"{section}.{key} is for {kind}; it means nothing for {given}: remove it")
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (ImageClassification(), NodeClassification())}
+
+
+def task_of(source: str) -> Task:
+    """The task that a data source is for: node classification for a graph, else image classification."""
+    return next((task for task in TASKS.values() if task.recognises(source)), TASKS[ImageClassification.name])
 
 
 def get_task(name: str) -> Task:

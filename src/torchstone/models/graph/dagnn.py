@@ -23,8 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchstone.layers.adjacency import check_graph, normalized_adjacency, propagate_hops
-from torchstone.models.registry import register_model
+from torchstone.layers.adjacency import (
+    check_graph,
+    is_sparse,
+    normalized_adjacency,
+    propagate_hops,
+    sparse_dropout,
+    sparse_linear,
+)
+from torchstone.models.registry import build_plain_model, register_model
 
 
 class AdaptivePropagation(nn.Module):
@@ -56,6 +63,9 @@ class AdaptivePropagation(nn.Module):
 class DAGNN(nn.Module):
     """Deep adaptive graph network for node classification.
 
+    >>> model = DAGNN(1433, 7, hops=10, dropout=0.8)
+    >>> log_probabilities = model(graph.x, graph.edge_index)  # (N, 7)
+
     Args:
         in_channels: F, features of a node.
         out_channels: C, classes.
@@ -65,6 +75,9 @@ class DAGNN(nn.Module):
         input_dropout: rate on the features; the same as ``dropout`` when not given.
         batch_norm: normalise the hidden layer (the network for ogbn-arxiv).
     """
+
+    takes_sparse_features = True
+    needs_undirected = True
 
     def __init__(
         self,
@@ -88,15 +101,20 @@ class DAGNN(nn.Module):
 
     def transform(self, x: Tensor) -> Tensor:
         """The perceptron: node features (N, F) to Z (N, C)."""
-        x = F.dropout(x, self.input_dropout, self.training)
-        x = self.bn(self.lin1(x)).relu()
+        if is_sparse(x):
+            x = sparse_dropout(x, self.input_dropout, self.training)
+            x = sparse_linear(x, self.lin1.weight, self.lin1.bias)
+        else:
+            x = self.lin1(F.dropout(x, self.input_dropout, self.training))
+        x = self.bn(x).relu()
         return self.lin2(F.dropout(x, self.dropout, self.training))
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
         """Classify every node.
 
         Args:
-            x: node features, (N, in_channels).
+            x: node features, (N, in_channels), dense or in compressed rows (``x.to_sparse_csr()``), which is several
+                times faster where most features are zero.
             edge_index: edges, (2, E), row 0 the sources, row 1 the targets; an undirected graph has both directions.
             edge_weight: (E,), ones when not given.
 
@@ -111,40 +129,32 @@ class DAGNN(nn.Module):
         return self.prop(self.transform(x), edge_index, edge_weight).log_softmax(-1)
 
 
-def _build(pretrained: bool, **kwargs: Any) -> DAGNN:
-    if pretrained:
-        from torchstone.errors import CallError
-
-        raise CallError("the authors of DAGNN released no weights")
-    return DAGNN(**kwargs)
-
-
 @register_model
-def dagnn(pretrained: bool = False, **kwargs: Any) -> DAGNN:
-    """DAGNN for any graph; ``in_channels`` and ``out_channels`` come from the data."""
-    return _build(pretrained, **kwargs)
+def dagnn(pretrained: bool = False, *, in_channels: int = 1433, out_channels: int = 7, **kwargs: Any) -> DAGNN:
+    """DAGNN for any graph; the numbers of features and classes are Cora's unless given."""
+    return build_plain_model(DAGNN, pretrained, in_channels=in_channels, out_channels=out_channels, **kwargs)
 
 
 @register_model
 def dagnn_cora(pretrained: bool = False, **kwargs: Any) -> DAGNN:
-    """DAGNN as the paper trains it on Cora (Table 2)."""
-    return _build(pretrained, **{"in_channels": 1433, "out_channels": 7, "hops": 10, "dropout": 0.8, **kwargs})
+    """DAGNN as the paper trains it on Cora."""
+    return dagnn(pretrained, **{"in_channels": 1433, "out_channels": 7, "hops": 10, "dropout": 0.8, **kwargs})
 
 
 @register_model
 def dagnn_citeseer(pretrained: bool = False, **kwargs: Any) -> DAGNN:
     """DAGNN as the paper trains it on CiteSeer."""
-    return _build(pretrained, **{"in_channels": 3703, "out_channels": 6, "hops": 10, "dropout": 0.5, **kwargs})
+    return dagnn(pretrained, **{"in_channels": 3703, "out_channels": 6, "hops": 10, "dropout": 0.5, **kwargs})
 
 
 @register_model
 def dagnn_pubmed(pretrained: bool = False, **kwargs: Any) -> DAGNN:
     """DAGNN as the paper trains it on PubMed."""
-    return _build(pretrained, **{"in_channels": 500, "out_channels": 3, "hops": 20, "dropout": 0.8, **kwargs})
+    return dagnn(pretrained, **{"in_channels": 500, "out_channels": 3, "hops": 20, "dropout": 0.8, **kwargs})
 
 
 @register_model
 def dagnn_arxiv(pretrained: bool = False, **kwargs: Any) -> DAGNN:
     """DAGNN as the authors train it on ogbn-arxiv: wider, with batch normalisation and no dropout on the features."""
     arxiv = {"in_channels": 128, "out_channels": 40, "hidden_channels": 256, "hops": 16, "dropout": 0.2}
-    return _build(pretrained, **{**arxiv, "input_dropout": 0.0, "batch_norm": True, **kwargs})
+    return dagnn(pretrained, **{**arxiv, "input_dropout": 0.0, "batch_norm": True, **kwargs})
