@@ -1,0 +1,60 @@
+"""Timing calls in alternated rounds, so that whatever else the machine does meets them all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+SHORT = 0.25  # seconds that each call is repeated for within a round
+
+
+def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Time calls in rounds; every round runs each of them, in an order that turns by one.
+
+    Args:
+        calls: what to time, by name.
+        rounds: at least 5, so that a spread can be told.
+        device: ``cuda`` to wait for the device before the clock is read.
+
+    Returns:
+        By name the seconds of one call, a value per round: the median of the round's repetitions.
+    """
+    if rounds < 5:
+        raise ValueError(f"a spread needs at least 5 rounds, got {rounds}")
+    names = list(calls)
+    repetitions = {}
+    for name in names:
+        timed(calls[name], device)  # warm up
+        repetitions[name] = max(1, min(50, round(SHORT / timed(calls[name], device))))
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(rounds):
+        first = index % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(statistics.median(timed(calls[name], device) for _ in range(repetitions[name])))
+    return seconds
+
+
+def timed(call: Callable[[], object], device: str) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    call()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def spread(values: list[float], digits: int = 4) -> dict[str, float]:
+    """Median, smallest and largest value."""
+    return {
+        "median": round(statistics.median(values), digits),
+        "low": round(min(values), digits),
+        "high": round(max(values), digits),
+    }
+
+
+def ratio(seconds: Mapping[str, list[float]], name: str, to: str) -> dict[str, float]:
+    """How long one call takes as a multiple of another: the quotients within the rounds."""
+    return spread([ours / theirs for ours, theirs in zip(seconds[name], seconds[to], strict=True)])
