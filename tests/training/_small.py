@@ -79,7 +79,7 @@ def _in_a_checkpoint_write():
         return written
 
     runs._WatchedFile.write = killing
-    return None
+    return
 
 
 def _before_the_result():
@@ -92,7 +92,7 @@ def _before_the_result():
         replace(source, target)
 
     os.replace = killing
-    return None
+    return
 
 
 _MOMENTS = {

@@ -43,7 +43,8 @@ def create_optimizer(model: nn.Module, train: TrainSpec, undecayed: frozenset[st
         if parameter.requires_grad:
             groups[name.replace("_fsdp_wrapped_module.", "") not in undecayed].append(parameter)
     settings: dict[str, Any] = dict(train.optimizer_args)
-    if get_optimizer_info(_base(train.optimizer)).opt_class in _FUSED:
+    clips_mixed = train.clip_grad is not None and train.precision != "32-true"  # Lightning refuses that when fused
+    if get_optimizer_info(_base(train.optimizer)).opt_class in _FUSED and not clips_mixed:
         settings.setdefault("fused", True)
     if train.momentum is not None:
         settings["momentum"] = train.momentum

@@ -166,21 +166,23 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
             f"name a run, {name}@pretrained or {name}@FILE"
         )
     spec = ModelSpec(name, weights=weights)
-    model = build_model(name, pretrained=spec.pretrained, **_classes_of(spec)).eval()
     if name.startswith("torchvision:"):
+        model = build_model(name, pretrained=spec.pretrained, **_torchvision_classes(spec)).eval()
         return Classifier(model, *_torchvision_facts(name.removeprefix("torchvision:"), model))
+    model = build_model(name, pretrained=spec.pretrained).eval()
+    trained_for = model.pretrained_cfg["num_classes"]  # type: ignore[index]
+    if trained_for != model.num_classes:  # the weights have another classifier, which was left out
+        model = build_model(name, pretrained=spec.pretrained, num_classes=trained_for).eval()
     return Classifier(model, *_timm_facts(model))
 
 
-def _classes_of(spec: ModelSpec) -> dict[str, int]:
-    """The number of classes that a weights file was trained for, where its classifier can be told by name."""
-    if spec.weights is None or not Path(spec.weights).is_file():
+def _torchvision_classes(spec: ModelSpec) -> dict[str, int]:
+    """The number of classes that a weights file was trained for; torchvision's own weights say it themselves."""
+    if spec.pretrained is True or not Path(str(spec.weights)).is_file():
         return {}
-    state = read_checkpoint(spec.weights)
-    config = getattr(build_model(spec.name), "pretrained_cfg", {})
-    classifier = config.get("classifier") if config else None
-    weight = state.get(f"{classifier}.weight") if classifier else state[list(state)[-1]]
-    return {"num_classes": weight.shape[0]} if weight is not None else {}
+    last = list(build_model(spec.name).state_dict())[-1]  # the classifier's bias
+    state = read_checkpoint(str(spec.weights))
+    return {"num_classes": len(state[last])} if last in state else {}
 
 
 def _timm_facts(model: nn.Module) -> tuple[list[str], dict[str, Any]]:
