@@ -53,7 +53,7 @@ _MEMORY = """
     constant_pad_nd convert_indices_from_coo_to_csr convert_indices_from_csr_to_coo copy copy_from
     copy_sparse_to_sparse cudnn_rnn_flatten_weight detach diag_embed diagonal_scatter efficientzerotensor embedding
     embedding_bag embedding_bag_forward_only empty empty_like empty_permuted empty_quantized empty_strided eye
-    fft_fftfreq fft_rfftfreq fill flip from_file full full_like gather im2col index index_add index_copy index_fill
+    fft_fftfreq fft_rfftfreq fill flip from_file full full_like gather im2col index index_copy index_fill
     index_put index_put_impl index_reduce index_select jagged_to_padded_dense_forward lazy_clone lift lift_fresh
     linspace logspace masked_fill masked_scatter masked_select mkldnn_reorder_conv2d_weight
     mkldnn_reorder_conv3d_weight mkldnn_reshape mkldnn_transpose narrow_copy nested_from_padded
@@ -61,7 +61,7 @@ _MEMORY = """
     new_full new_ones new_zeros nonzero nonzero_static ones ones_like pack_padded_sequence
     padded_dense_to_jagged_forward pin_memory pixel_shuffle pixel_unshuffle put range reflection_pad1d
     reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
-    reshape_copy resize resize_as resize_output roll rot90 scalar_tensor scatter scatter_add scatter_reduce
+    reshape_copy resize resize_as resize_output roll rot90 scalar_tensor scatter
     select_scatter set slice_scatter sparse_compressed_tensor sparse_coo_tensor sparse_coo_tensor_with_dims
     sparse_coo_tensor_with_dims_and_tensors sparse_mask sparse_resize sparse_resize_and_clear spdiags split_with_sizes
     squeeze stack t take to_copy to_dense to_mkldnn to_padded_tensor to_sparse to_sparse_bsc to_sparse_bsr

@@ -35,6 +35,7 @@ _WRITES_ACTIVATIONS = frozenset(
         "torchvision::deform_conv2d",
     }
 )
+_BATCHED_PRODUCTS = frozenset({"aten::bmm", "aten::baddbmm"})
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def count_macs(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> MacCount:
     The model may be on the ``meta`` device.
 
     Activations follow Radosavovic et al. (Designing Network Design Spaces, 2020, Section 3): the elements that
-    convolutions and linear maps write. Here these are the outputs of every convolution, of every matrix product that is
-    not batched (linear layers) and of recurrent layers; the products inside attention are not among them.
+    convolutions and linear maps write. Here these are the outputs of convolutions, of recurrent layers, and of matrix
+    products that are not batched or have a parameter as a factor; the products inside attention are not among them.
 
     Args:
         model: any network; its mode and weights stay as they are.
@@ -118,7 +119,7 @@ def count_macs(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> MacCount:
         CallError: the model rejects the inputs.
     """
     counter = FlopCounterMode(display=False, custom_mapping=mac_formulas())
-    watch = _Watch(counter.flop_registry)
+    watch = _Watch(counter.flop_registry, model)
 
     def meter() -> tuple[int, int]:
         return counter.get_total_flops() // 2, watch.activations
@@ -143,21 +144,31 @@ def count_macs(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> MacCount:
 class _Watch(TorchDispatchMode):
     """Sees the operators that the FLOP counter lets run: adds up activations, notes what nobody counts."""
 
-    def __init__(self, counted: Any) -> None:
+    def __init__(self, counted: Any, model: nn.Module) -> None:
         super().__init__()
         self.counted = counted
+        self.weights = {_storage(parameter) for parameter in model.parameters()}
         self.activations = 0
         self.uncounted: Counter[str] = Counter()
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = operator(*args, **(kwargs or {}))
         packet = operator._overloadpacket
+        name = packet._qualified_op_name
         if packet not in self.counted:
             if not is_free(operator):
                 self.uncounted[str(packet)] += 1
-        elif packet._qualified_op_name in _WRITES_ACTIVATIONS:
+        elif name in _WRITES_ACTIVATIONS or (name in _BATCHED_PRODUCTS and self._has_weight(args)):
             self.activations += (output if isinstance(output, Tensor) else output[0]).numel()
         return output
+
+    def _has_weight(self, args: Sequence[Any]) -> bool:
+        return any(_storage(arg) in self.weights for arg in args if isinstance(arg, Tensor))
+
+
+def _storage(tensor: Tensor) -> int:
+    """Identity of the memory that a tensor is a view of, also on the ``meta`` device."""
+    return tensor.untyped_storage()._cdata
 
 
 @contextmanager

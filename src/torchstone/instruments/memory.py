@@ -204,7 +204,7 @@ def _training(
     model = description.build().to(conditions.device).train()
     steps = create_optimizer_v2(model, opt=optimizer, lr=1e-3, weight_decay=0.05)
     inputs = tuple(x.to(conditions.device) for x in description.example_inputs(batch_size))
-    labels = torch.arange(batch_size, device=conditions.device) % num_classes
+    labels = torch.arange(len(inputs[0]), device=conditions.device) % num_classes  # a graph's rows are its nodes
     memory.restart()
     started = time.perf_counter()
     for _ in range(2):

@@ -90,11 +90,14 @@ def _shape(output: Any) -> tuple[int, ...] | None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode; every module's own mode comes back afterwards."""
+    """The model in eval mode with frozen parameters; modes and ``requires_grad`` come back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval().requires_grad_(False)
     try:
         yield model
     finally:
         for module, training in modes:
             module.training = training
+        for parameter in trained:
+            parameter.requires_grad_(True)

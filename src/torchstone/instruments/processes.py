@@ -105,15 +105,16 @@ def _listen(
         if not receiver.poll(None if deadline is None else max(0.0, deadline - time.monotonic())):
             raise TimeOut(f"took longer than {timeout:g} s")
         try:
-            kind, content = receiver.recv()
+            message = receiver.recv_bytes()
         except EOFError:
             process.join()
             raise ProcessDied(_cause_of_death(process.exitcode)) from None
+        kind, content = pickle.loads(message)
         if kind == "result":
             return content
         if kind == "error":
-            wrong_call, message, told = content
-            error = (CallError if wrong_call else WorkError)(message)
+            wrong_call, line, told = content
+            error = (CallError if wrong_call else WorkError)(line)
             error.add_note(told)
             raise error
         if on_message is not None:
@@ -133,19 +134,22 @@ def _work(
 ) -> None:
     from torchstone.instruments.running import one_line
 
+    def send(kind: str, content: Any) -> None:
+        sender.send_bytes(pickle.dumps((kind, content)))  # by value: multiprocessing would share a tensor's memory
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     threading.Thread(target=_die_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
         if tells:
-            result = function(*args, tell=lambda content: sender.send(("message", content)))
+            result = function(*args, tell=lambda content: send("message", content))
         else:
             result = function(*args)
     except Exception as error:
-        sender.send(("error", (isinstance(error, CallError), one_line(error), traceback.format_exc())))
+        send("error", (isinstance(error, CallError), one_line(error), traceback.format_exc()))
     else:
-        sender.send(("result", result))
+        send("result", result)
 
 
 def _die_with_parent() -> None:
