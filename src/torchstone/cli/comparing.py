@@ -31,7 +31,7 @@ def _training(words: str) -> Any:
 
 
 def compare(
-    data: Annotated[str, typer.Option(help="digits, cifar10, or the path of a folder tree or Parquet files.")],
+    data: Annotated[str, typer.Option(help="digits, cifar10, cora, ..., or the path of a folder tree, Parquet files or a graph (.npz).")],
     models: Annotated[list[str], typer.Option(help="Candidates; several after one flag, globs in quotes.")],
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")],
     limits: Annotated[
@@ -56,14 +56,15 @@ def compare(
     val_fraction: Annotated[float, _data("Part of the training images for such a validation split.")] = 0.1,
     test_fraction: Annotated[float, _data("Part of the images for such a test split.")] = 0.2,
     workers: Annotated[int, _data("Loader processes; changes no result.")] = 0,
-    task: Annotated[str, _data("What the data are for.")] = "image-classification",
+    split: Annotated[str, _data("Of a graph's nodes: public, fixed:K, per-class or random.")] = "auto",
+    task: Annotated[str, _data("What the data are for; by default what they are.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the report's path alone.")] = False,
 ) -> None:
     """Compare models on your data: scores with intervals, costs, a report.
 
     A candidate is written \\[method+]model\\[@weights]\\[+transform\\[:key=value]...].
-    The model is one of ours (torchstone list), timm:NAME or torchvision:NAME,
-    and may be a glob. Weights are pretrained, a path or a URL.
+    The model is one of ours (torchstone list), timm:NAME, torchvision:NAME
+    or pyg:NAME (gcn, gat, sage, gin, appnp), and may be a glob. Weights are pretrained, a path or a URL.
 
     Stop it whenever you like: the same command goes on where it stopped.
     With more models, seeds or trials it trains only what is new.
@@ -76,6 +77,7 @@ def compare(
           --tune 3 --max latency=5ms --max params=2M
       torchstone compare --data photos --out report --size 224 --device cuda \\
           --models timm:resnet18 timm:resnet18@pretrained
+      torchstone compare --data cora.npz --out report --models dagnn gcn gat
     """
     from torchstone.cli import progress
     from torchstone.reporting.compare import compare as run
@@ -101,6 +103,7 @@ def compare(
                 val_fraction=val_fraction,
                 test_fraction=test_fraction,
                 limit=limit,
+                split=split,
                 task=task,
                 progress=tell,
             )

@@ -1,11 +1,11 @@
 """Candidates of a comparison: how they are written, and what a written one stands for.
 
     candidate = [ method "+" ] model { "+" transform }       steps in the order they run
-    model     = [ library ":" ] name [ "@" weights ]          library: timm, torchvision; without one the model is ours
+    model     = [ library ":" ] name [ "@" weights ]          library: timm, torchvision, pyg; without one it is ours
     transform = name { ":" key "=" value }
     weights   = "pretrained" | path | URL
 
-A model's name may be a glob (``*_mini32``, ``timm:resnet1*``), which stands for one candidate per model that matches.
+PyTorch Geometric's networks (gcn, gat, ...) need no ``pyg:`` before them. A model's name may be a glob (``*_mini32``, ``timm:resnet1*``), which stands for one candidate per model that matches.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from torchstone import catalog
 from torchstone.errors import CallError, unknown_name
 from torchstone.reporting.results import STARTS
 
-LIBRARIES = ("timm", "torchvision")
+LIBRARIES = ("timm", "torchvision", "pyg")
 PRETRAINED = "pretrained"
+
+GRAPH_PEERS = ("appnp", "gat", "gcn", "gin", "sage")
+"""Networks of PyTorch Geometric that are known without ``pyg:``."""
 
 _PREFIXES = tuple(f"{library}:" for library in LIBRARIES)
 _GLOB = re.compile(r"[*?\[]")
@@ -43,7 +46,7 @@ class Candidate:
 
     Attributes:
         name: as the user wrote it, globs expanded.
-        model: what :func:`torchstone.models.registry.build_model` takes: ``NAME``, ``timm:NAME``, ``torchvision:NAME``.
+        model: what :func:`torchstone.models.registry.build_model` takes: ``NAME``, ``timm:NAME``, ...
         weights: None (from scratch), ``pretrained``, or a file's path or URL.
         method: how the model is trained; None is plain supervised training.
         transforms: what is done to the model, in order.
@@ -61,7 +64,7 @@ class Candidate:
 
     @property
     def source(self) -> str:
-        """Where the model comes from: ``torchstone``, ``timm`` or ``torchvision``."""
+        """Where the model comes from: ``torchstone``, ``timm``, ``torchvision`` or ``pyg``."""
         return self.model.rpartition(":")[0] or "torchstone"
 
     @property
@@ -80,7 +83,8 @@ class _Part:
     @property
     def is_model(self) -> bool:
         name = self.text.partition("@")[0]
-        return name != self.text or name.startswith(_PREFIXES) or bool(_GLOB.search(name)) or name in catalog.variants()
+        written = name != self.text or name.startswith(_PREFIXES) or bool(_GLOB.search(name))
+        return written or name in catalog.variants() or name in GRAPH_PEERS
 
 
 def parse_candidates(texts: Sequence[str], start: str = "scratch") -> tuple[list[Candidate], list[str]]:
@@ -208,6 +212,8 @@ def _models(text: str) -> tuple[list[str], str | None]:
     specification, at, weights = text.partition("@")
     if at and not weights:
         raise CallError(f"{text!r}: weights are expected after @: {PRETRAINED}, a path or a URL")
+    if specification in GRAPH_PEERS:
+        specification = f"pyg:{specification}"
     library, _, name = specification.rpartition(":")
     if library and library not in LIBRARIES:
         raise unknown_name("library", library, LIBRARIES)
@@ -231,7 +237,7 @@ def _names(library: str) -> list[str]:
         from torchvision import models
 
         return models.list_models(module=models)
-    return sorted(catalog.variants())
+    return list(GRAPH_PEERS) if library == "pyg" else sorted(catalog.variants())
 
 
 def _has(library: str, name: str) -> bool:
@@ -268,6 +274,8 @@ def _missing_weights(candidate: Candidate) -> str:
         from torchvision import models
 
         return "" if len(models.get_model_weights(name)) else "torchvision has none for it"
+    if candidate.source == "pyg":
+        return "PyTorch Geometric has none for it"
     assert candidate.card is not None
     variant = candidate.card.variant(name)
     if variant.weights:

@@ -30,7 +30,6 @@ import torch
 from torchstone import __version__, environment
 from torchstone.errors import CallError, WorkError, WriteFailed
 from torchstone.files import write_text
-from torchstone.instruments.description import ModelDescription
 from torchstone.reporting import words
 from torchstone.reporting.candidates import Candidate, parse_candidates
 from torchstone.reporting.limits import Limit, parse_limits
@@ -41,10 +40,8 @@ from torchstone.training.devices import resolve_device
 from torchstone.training.fit import Evaluation, FitProgress, RunResult, evaluate, fit, identity
 from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
 from torchstone.training.runs import locked_folder
-from torchstone.training.tasks import Task, get_task
+from torchstone.training.tasks import Task, get_task, task_of
 
-PEER_LR = 2e-3
-"""Where the trials of another library's model start; ours start at their card's value (AdamW, batch 128)."""
 PRETRAINED_FACTOR = 0.1
 """Weights that were trained already move by smaller steps."""
 TRIAL_RATIO = 10**0.5
@@ -89,7 +86,8 @@ def compare(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     limit: int | None = None,
-    task: str = "image-classification",
+    split: str = "auto",
+    task: str = "auto",
     progress: Callable[[Progress], None] | None = None,
 ) -> Comparison:
     """Compare candidates on a data set and write ``results.json``, ``results.csv`` and ``report.html``.
@@ -108,7 +106,8 @@ def compare(
         size: side of the images in pixels; by default what suits the data.
         workers: loader processes; changes no result.
         augment, split_seed, val_fraction, test_fraction, limit: see :func:`torchstone.data.open_images`.
-        task: what the data are for.
+        split: of a graph's nodes, see :func:`torchstone.data.graphs.open_graph`.
+        task: what the data are for; ``auto`` takes a graph's file or name for node classification.
         progress: called as the work goes on.
 
     Returns:
@@ -128,8 +127,8 @@ def compare(
             raise CallError(f"{candidate.name}: compare does not run methods and transforms")
     budget = parse_limits(limits or {})
     where = str(resolve_device(device))
-    kind = get_task(task)
-    protocol = _protocol(LEAST_EPOCHS if epochs is None else epochs, batch_size)
+    kind = task_of(str(data)) if task == "auto" else get_task(task)
+    protocol = kind.comparison_protocol(LEAST_EPOCHS if epochs is None else epochs, batch_size)
     data_spec = DataSpec(
         source=str(data),
         size=size,
@@ -139,13 +138,14 @@ def compare(
         workers=workers,
         augment=augment,
         limit=limit,
+        split=split,
     )
     folder = Path(out)
     with locked_folder(folder):
         _check_folder(folder)
         opened = kind.open_data(data_spec, protocol, 0)
         if epochs is None:
-            protocol = _protocol(default_epochs(len(opened.train_dataloader())), batch_size)
+            protocol = kind.comparison_protocol(default_epochs(len(opened.train_dataloader())), batch_size)
         options["epochs"] = protocol.epochs
         plan = _Plan(kind, opened, data_spec, protocol, tune, seeds, budget, where, folder, options)
         return _Work(plan, candidates, progress or (lambda state: None)).carry_out(notes)
@@ -156,30 +156,16 @@ def default_epochs(steps_per_epoch: int) -> int:
     return max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch))
 
 
-def learning_rates(candidate: Candidate, trials: int, batch_size: int) -> list[float]:
+def learning_rates(candidate: Candidate, trials: int, batch_size: int, peer_lr: float = 2e-3) -> list[float]:
     """The rates that a candidate is tried with, its usual one first.
 
     The grid is ``lr * 10**(k / 2)`` for k = 0, -1, 1, -2, 2, ..., so that more trials only add to it. ``lr`` is the
-    card's value (2e-3 for other libraries' models) times ``sqrt(batch_size / 128)``, times 0.1 for pretrained weights.
+    card's value (``peer_lr`` for other libraries' models) times ``sqrt(batch_size / 128)``, times 0.1 for pretrained weights.
     """
-    usual = candidate.card.lr if candidate.card and candidate.card.lr else PEER_LR
+    usual = candidate.card.lr if candidate.card and candidate.card.lr else peer_lr
     usual *= math.sqrt(batch_size / 128) * (PRETRAINED_FACTOR if candidate.weights else 1.0)
     steps = [(index + 1) // 2 * (-1 if index % 2 else 1) for index in range(trials)]
     return [float(f"{usual * TRIAL_RATIO**step:.3g}") for step in steps]
-
-
-def _protocol(epochs: int, batch_size: int) -> TrainSpec:
-    """How every candidate is trained; only the learning rate is its own."""
-    return TrainSpec(
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer="adamw",
-        weight_decay=0.05,
-        schedule="cosine",
-        warmup_epochs=epochs / 10,
-        label_smoothing=0.1,
-        clip_grad=1.0,
-    )
 
 
 def _check_folder(folder: Path) -> None:
@@ -237,12 +223,13 @@ class _Plan:
 
     def describe(self) -> dict[str, Any]:
         """The protocol as the report lists it."""
-        shown = "epochs batch_size optimizer weight_decay schedule warmup_epochs label_smoothing clip_grad precision"
+        shown = "epochs batch_size optimizer weight_decay schedule warmup_epochs label_smoothing clip_grad precision select"
+        kept = "last epoch" if self.protocol.select == "last" else "epoch of lowest validation loss"
         return {
             **{name: getattr(self.protocol, name) for name in shown.split()},
             "augment": self.data.augment,
             "trials": self.tune,
-            "selection": f"validation {self.task.metric} of the last epoch with seed 0; of equal ones the smaller rate",
+            "selection": f"validation {self.task.metric} of the {kept} with seed 0; of equal ones the smaller rate",
             "seeds": list(range(self.seeds)),
             "limits": dict(self.options["limits"] or {}),
         }
@@ -278,12 +265,11 @@ class _Work:
         for note in notes:
             self.report(news=note)
         plan = self.plan
-        sample = plan.task.probe_inputs(plan.data, 1)[0][0]
-        arguments = plan.task.model_args(plan.data)
         measured = measure(
-            {one.name: ModelDescription(one.model, tuple(sample.shape), arguments) for one in self.candidates},
+            {one.name: plan.task.description(one.model, plan.data) for one in self.candidates},
             num_classes=len(plan.data.classes),
-            batch_size=plan.protocol.batch_size,
+            batch_size=plan.task.training_batch(plan.protocol),
+            batch_sizes=plan.task.batch_sizes,
             device=plan.device,
             limits=plan.limits,
             file=plan.folder / "costs.json",
@@ -354,7 +340,7 @@ class _Work:
             The best rate, and one finished run per seed.
         """
         finished: dict[float, RunResult] = {}
-        for lr in learning_rates(candidate, self.plan.tune, self.plan.protocol.batch_size):
+        for lr in learning_rates(candidate, self.plan.tune, self.plan.protocol.batch_size, self.plan.task.peer_lr):
             try:
                 finished[lr] = self.train(candidate, lr, seed=0)
                 trials.append(Trial(lr, finished[lr].score))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def measure(
     *,
     num_classes: int,
     batch_size: int,
+    batch_sizes: Sequence[int] = (SMALL_BATCH, LARGE_BATCH),
     device: str,
     limits: Sequence[Limit],
     file: Path,
@@ -61,6 +62,7 @@ def measure(
         descriptions: candidate -> its model.
         num_classes: of the labels of a training step.
         batch_size: samples in a training step.
+        batch_sizes: of the inputs whose latency is measured, 1 among them.
         device: where the models run.
         limits: what a candidate may cost.
         file: where costs are kept; those measured there under the same conditions are used.
@@ -91,10 +93,10 @@ def measure(
     timed = waiting("latency_ms_1")
     if timed:
         tell(f"measuring the latency of {len(timed)} candidates")
-        latencies = measure_latencies(timed, batch_sizes=(SMALL_BATCH, LARGE_BATCH), conditions=conditions)
+        latencies = measure_latencies(timed, batch_sizes=batch_sizes, conditions=conditions)
         failures |= latencies.failures
         for name, timing in latencies.timings.items():
-            costs = {f"latency_ms_{size}": timing[size].median_ms for size in (SMALL_BATCH, LARGE_BATCH)}
+            costs = {f"latency_ms_{size}": timing[size].median_ms for size in batch_sizes}
             ledger.enter(name, {**costs, "throughput": latencies.throughput(name)})
     for name, description in waiting("train_memory_mb").items():
         tell(f"measuring the memory of {name}")
@@ -145,7 +147,7 @@ class _Ledger:
 
     def __init__(self, file: Path, descriptions: Mapping[str, ModelDescription], conditions: Mapping[str, Any]) -> None:
         self.file = file
-        self.keys = {name: _hash([asdict(description), conditions]) for name, description in descriptions.items()}
+        self.keys = {name: _hash([description.facts(), conditions]) for name, description in descriptions.items()}
         self.models = {name: description.spec for name, description in descriptions.items()}
         try:
             self.entries: dict[str, dict[str, Any]] = read_json(file) if file.is_file() else {}

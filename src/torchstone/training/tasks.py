@@ -64,7 +64,7 @@ class Task(ABC):
     maximize: ClassVar[bool]
     error_view: ClassVar[str]
     batch_sizes: ClassVar[tuple[int, ...]] = (1, 32)
-    peer_lr: ClassVar[float] = 2e-3
+    peer_lr: ClassVar[float]
     sources: ClassVar[Mapping[str, str]]
 
     @abstractmethod
@@ -111,6 +111,10 @@ class Task(ABC):
             clip_grad=1.0,
         )
 
+    def training_batch(self, train: TrainSpec) -> int:
+        """The batch of a training step whose cost is measured."""
+        return train.batch_size
+
     @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
         """What the model decides, one row per sample."""
@@ -155,6 +159,7 @@ class ImageClassification(Task):
     metric = "accuracy"
     maximize = True
     error_view = "confusion"
+    peer_lr = 2e-3
     sources = IMAGE_SOURCES
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> ImageData:
@@ -241,6 +246,9 @@ class NodeClassification(Task):
         return GraphDescription(
             spec, (graph.num_nodes, graph.num_features), self.model_args(data), data.fingerprint, graph.edge_index
         )
+
+    def training_batch(self, train: TrainSpec) -> int:
+        return 1
 
     def comparison_protocol(self, epochs: int, batch_size: int) -> TrainSpec:
         return TrainSpec(
