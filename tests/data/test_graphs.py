@@ -79,6 +79,12 @@ def test_per_class_takes_twenty_of_each(write):
     assert torch.bincount(graph.graph.y[graph.graph.train_mask]).tolist() == [20, 20, 20]
 
 
+def test_per_class_30_validates_on_thirty_of_each_and_tests_on_the_rest(write):
+    graph = open_graph(write(nodes=400), split="per-class-30")
+    assert graph.sizes == {"train": 60, "val": 90, "test": 250}
+    assert torch.bincount(graph.graph.y[graph.graph.val_mask]).tolist() == [30, 30, 30]
+
+
 def test_rows_are_normalised_and_rows_of_zeros_stay(write):
     x = content()["x"]
     x[3] = 0

@@ -39,7 +39,8 @@ SOURCES = {
     **dict.fromkeys(COAUTHOR, "authors who wrote together, downloaded once"),
 }
 SPLITS = (
-    "public, fixed:K (the file's numbered splits), per-class (20 a class, 500 for validation, 1000 for test), random"
+    "public, fixed:K (the file's numbered splits), per-class (20 a class, 500 for validation, 1000 for test), "
+    "per-class-30 (20 a class, 30 a class for validation, the rest for test), random"
 )
 
 Masks = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -113,9 +114,9 @@ def open_graph(
 
     Args:
         source: a name (see the module) or the path of an ``.npz`` file.
-        split: ``public``, ``fixed:K``, ``per-class``, ``random``, or ``auto``: the public one if there is one, else the
+        split: ``public``, ``fixed:K``, ``per-class``, ``per-class-30`` (see :data:`SPLITS`), ``random``, or ``auto``: the public one if there is one, else the
             first numbered one, else a random one.
-        split_seed: the seed of ``per-class`` and ``random``.
+        split_seed: the seed of the drawn splits.
         val_fraction: the share of labelled nodes for validation in a random split.
         test_fraction: the share of labelled nodes for test in a random split.
         normalize: divide each row of features by its sum; rows of zeros stay. None does so if no feature is negative.
@@ -254,7 +255,7 @@ def _resolve(split: str, raw: RawGraph) -> str:
         return split
     if split == "public" and raw.public is None:
         raise CallError(f"{raw.name} comes without a public split; choose from {SPLITS}")
-    if split not in ("public", "per-class", "random"):
+    if split not in ("public", "per-class", "per-class-30", "random"):
         raise CallError(f"unknown split {split!r}; choose from {SPLITS}")
     return split
 
@@ -267,9 +268,17 @@ def _masks(split: str, raw: RawGraph, seed: int, val_fraction: float, test_fract
         return raw.numbered[int(split.partition(":")[2])]
     labelled = np.flatnonzero(raw.y >= 0)
     order = np.random.default_rng(seed).permutation(labelled)
-    if split == "per-class":
+    if split in ("per-class", "per-class-30"):
         train = np.concatenate([order[raw.y[order] == label][:20] for label in np.unique(raw.y[labelled])])
         rest = order[~np.isin(order, train)]
+        if split == "per-class-30":
+            val = np.concatenate([rest[raw.y[rest] == label][:30] for label in np.unique(raw.y[labelled])])
+            test = rest[~np.isin(rest, val)]
+            if not len(val) or not len(test):
+                raise DataError(
+                    f"{raw.name} has {len(labelled)} labelled nodes, too few for 20 and 30 a class and a test"
+                )
+            return _as_masks(len(raw.y), train, val, test)
         if len(rest) < 1500:
             raise DataError(f"{raw.name} has {len(labelled)} labelled nodes, too few for 20 a class, 500 and 1000")
         return _as_masks(len(raw.y), train, rest[:500], rest[500:1500])

@@ -165,7 +165,7 @@ class DataSpec(_Checked):
         workers: loader processes; changes no result.
         augment: the augmentation's name.
         limit: train on at most this many samples.
-        split: of a graph's nodes: ``public``, ``fixed:K``, ``per-class`` or ``random``, see
+        split: of a graph's nodes: ``public``, ``fixed:K``, ``per-class``, ``per-class-30`` or ``random``, see
             :func:`torchstone.data.graphs.open_graph`; ``auto`` takes what the source brings.
         directed: keep the directions of a graph's edges; otherwise the missing reverse edges are added.
     """
@@ -307,12 +307,10 @@ class Recipe(_Checked):
         for name in ("model", "data"):
             if name not in content:
                 raise CallError(f"a recipe needs the section {name}")
-        return cls(
-            **{
-                name: _SECTIONS[name].from_dict(value) if name in _SECTIONS else value
-                for name, value in content.items()
-            }
-        )
+        parts: dict[str, Any] = {
+            name: _SECTIONS[name].from_dict(value) if name in _SECTIONS else value for name, value in content.items()
+        }
+        return cls(**parts)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe with every key resolved, in the order it is read best."""
@@ -327,7 +325,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that reads ``1e-3`` as a number, as YAML 1.2 does, and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [str(key.value) for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             line = node.start_mark.line + 1
