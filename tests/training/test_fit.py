@@ -331,7 +331,7 @@ def test_an_unknown_task_gets_the_nearest():
 def test_evaluation_agrees_with_the_model(finished):
     test = evaluate(finished, "test", device="cpu")
     model, info = load_run(finished)
-    data = open_images("digits", batch_size=500, limit=40)
+    data = open_images("digits", batch_size=8, eval_batch_size=500, limit=40)
     images, labels = next(iter(data.test_dataloader()))
     with torch.inference_mode():
         predictions = model(images).argmax(1)
@@ -358,7 +358,7 @@ def test_changed_data_are_refused(tmp_path):
     recipe = small(train={"epochs": 1})
     fit(recipe, tmp_path / "run", device="cpu")
     source = open_images("digits", batch_size=8).source
-    with pytest.raises(CallError, match="the data of .* changed since it was trained"):
+    with pytest.raises(CallError, match=r"the data of .* changed since it was trained"):
         evaluate(tmp_path / "run", "test", device="cpu", source=dataclasses.replace(source, fingerprint="another"))
     assert not (tmp_path / "run" / "test.safetensors").exists()
 
@@ -417,7 +417,7 @@ def copy(finished, tmp_path):
 def test_loading_says_what_is_wrong_with_a_directory(tmp_path, copy):
     with pytest.raises(CallError, match="there is no run directory"):
         load_run(tmp_path / "absent")
-    with pytest.raises(CallError, match="is not a run directory: it has no identity.json"):
+    with pytest.raises(CallError, match=r"is not a run directory: it has no identity.json"):
         load_run(tmp_path)
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

@@ -102,7 +102,7 @@ def test_a_missing_section_is_named(missing):
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(CallError, match="model.name is required"):
+    with pytest.raises(CallError, match=r"model.name is required"):
         Recipe.from_dict({**SMALL, "model": {}})
 
 

@@ -40,7 +40,7 @@ def test_two_processes_under_torchrun_train_what_one_does(tmp_path):
         env=_environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert shared.returncode == 0, shared.stderr
     alone = fit(small(**CHANGES), tmp_path / "alone", device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 def undecayed_parameters(model: nn.Module) -> frozenset[str]:
     """Names of the parameters without weight decay: biases, norms and other one-dimensional ones, and those that the
     model itself names in ``no_weight_decay()``."""
-    own = getattr(model, "no_weight_decay", set)()
+    own: Collection[str] = getattr(model, "no_weight_decay", set)()
     return frozenset(
         name
         for name, parameter in model.named_parameters()
@@ -66,7 +67,7 @@ def create_optimizer(model: nn.Module, train: TrainSpec, undecayed: frozenset[st
 
 def check_optimizer(train: TrainSpec) -> None:
     """Refuse an optimizer that timm does not have, and settings that it would ignore."""
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if _base(train.optimizer) not in known:
         raise unknown_name("train.optimizer", train.optimizer, known)
     info = get_optimizer_info(_base(train.optimizer))

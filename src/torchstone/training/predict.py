@@ -209,7 +209,7 @@ def _torchvision_facts(name: str, model: nn.Module) -> tuple[list[str], dict[str
     """Classes and preprocessing from the weights that torchvision lists for a model."""
     from torchvision.models import get_model_weights
 
-    released = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    released = get_model_weights(name).DEFAULT
     transforms = released.transforms()
     count = list(model.parameters())[-1].shape[0]
     categories = released.meta["categories"]

@@ -22,8 +22,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pickle
+import sys
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,7 +268,7 @@ class RunDirectory:
 
 @contextlib.contextmanager
 def locked_folder(path: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, creating it when needed; what a killed process was writing there is removed.
+    """Hold a folder for this process alone, creating it when needed, and clear away what a killed process was writing.
 
     Raises:
         CallError: the folder cannot be created or written, or another process holds it.
@@ -290,7 +290,7 @@ def locked_folder(path: Path) -> Iterator[None]:
 
 def _lock(descriptor: int) -> None:
     """Take a file's lock or raise OSError. It belongs to the process: loader workers do not inherit it."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         import msvcrt
 
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)

@@ -102,7 +102,7 @@ class Supervised(LightningModule, ABC):
         if self.trainer.world_size == 1:
             return mean
         everyone = torch.tensor(mean, dtype=torch.float64, device=self.device)
-        return self.trainer.strategy.reduce(everyone, reduce_op="mean").item()  # type: ignore[union-attr]
+        return self.trainer.strategy.reduce(everyone, reduce_op="mean").item()
 
     def _non_finite(self, kind: str, loss: float, batch: Any, batch_idx: int) -> str:
         inputs = self.inputs(batch)
