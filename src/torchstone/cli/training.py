@@ -105,7 +105,7 @@ def recipes(
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run, MODEL@pretrained or MODEL@FILE.")],
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, and folders of images.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, and folders of images; or graphs.")],
     top: Annotated[int, typer.Option(help="Classes to name for each image.")] = 1,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as JSON.")] = None,
@@ -113,7 +113,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone; needs --csv or --json.")] = False,
 ) -> None:
-    """Classify images.
+    """Classify images or, with a run that was trained on a graph, its nodes.
 
     An image that cannot be read is named with the reason, and the others go on.
     The exit code is 1 when none could be read.
@@ -123,6 +123,7 @@ def predict(
       torchstone predict runs/ecanet_digits scan.png
       torchstone predict runs/ecanet_digits photos --csv predictions.csv
       torchstone predict inceptionnext_tiny@pretrained photos --top 5 --json top.json
+      torchstone predict runs/dagnn_cora cora.npz --csv nodes.csv
     """
     from torchstone.cli import progress
     from torchstone.training.predict import predict as run
@@ -139,19 +140,22 @@ def predict(
         if one.error:
             chatter().print(f"cannot read {one.path}: {one.error}", style="red", markup=False)
         elif not quiet:
-            print(one.path, *(f"{label} {100 * probability:.1f} %" for label, probability in one.top), sep="\t")
+            what = one.path if one.node is None else f"{one.path}, node {one.node}"
+            print(what, *(f"{label} {100 * probability:.1f} %" for label, probability in one.top), sep="\t")
     if all(one.error for one in predictions):
         raise typer.Exit(1)
 
 
 def _as_csv(predictions: list[Prediction]) -> str:
-    """One row per image; the classes after the first as further columns."""
+    """One row per image or node; the classes after the first as further columns."""
     file = io.StringIO()
     writer = csv_writer(file, lineterminator="\n")
     width = max(len(one.top) for one in predictions)
     more = [f"{column}_{rank}" for rank in range(2, width + 1) for column in ("label", "probability")]
-    writer.writerow(["path", "label", "probability", *more, "error"])
+    nodes = any(one.node is not None for one in predictions)
+    writer.writerow(["path", *(["node"] if nodes else []), "label", "probability", *more, "error"])
     for one in predictions:
         classes = [value for pair in one.top for value in pair]
-        writer.writerow([one.path, *classes, *[""] * (2 * width - len(classes)), one.error])
+        which = [one.path, one.node] if nodes else [one.path]
+        writer.writerow([*which, *classes, *[""] * (2 * width - len(classes)), one.error])
     return file.getvalue()

@@ -125,17 +125,14 @@ def open_graph(
     Raises:
         DataError: the file is not such a graph, or the split cannot be made from it; the message says what is wrong.
     """
-    raw = _download(source.lower()) if source.lower() in SOURCES else _read_npz(source)
-    _check(raw)
+    raw = _open(source)
+    if len(np.unique(raw.y[raw.y >= 0])) < 2:
+        raise DataError(f"{raw.name}: node classification needs at least two classes among the labelled nodes")
     chosen = _resolve(split, raw)
     train, val, test = _masks(chosen, raw, split_seed, val_fraction, test_fraction)
-    x = raw.x.astype(np.float32)
-    if normalize or (normalize is None and (x >= 0).all()):
-        x = x / np.where((total := x.sum(1, keepdims=True)) == 0, 1, total)
-    edge_index = raw.edge_index.astype(np.int64)
     graph = extra("torch_geometric.data", "graph").Data(
-        x=torch.from_numpy(x),
-        edge_index=torch.from_numpy(edge_index if directed else _with_reverse_edges(edge_index, len(x))),
+        x=_normalized(raw.x, normalize),
+        edge_index=_edges(raw, directed),
         y=torch.from_numpy(raw.y.astype(np.int64)),
         train_mask=torch.from_numpy(train),
         val_mask=torch.from_numpy(val),
@@ -143,6 +140,26 @@ def open_graph(
     )
     fingerprint = _digest([raw.x, raw.edge_index, raw.y])
     return GraphSplit(raw.name, graph, int(raw.y.max()) + 1, chosen, split_seed, directed, fingerprint)
+
+
+def read_graph(source: str, *, features: int, directed: bool) -> Data:
+    """Open a graph for prediction; its nodes need no labels.
+
+    Args:
+        source: as in :func:`open_graph`.
+        features: F, what the network was trained on.
+        directed: as in :func:`open_graph`.
+
+    Returns:
+        PyG ``Data`` with ``x`` (N, F) and ``edge_index`` (2, E).
+
+    Raises:
+        DataError: the file is not such a graph; the message says what is wrong.
+    """
+    raw = _open(source, labelled=False)
+    if raw.x.shape[1] != features:
+        raise DataError(f"{raw.name} has {raw.x.shape[1]} features, the network was trained on {features}")
+    return extra("torch_geometric.data", "graph").Data(x=_normalized(raw.x, None), edge_index=_edges(raw, directed))
 
 
 def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
@@ -155,13 +172,30 @@ def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
         )
 
 
-def _with_reverse_edges(edge_index: np.ndarray, nodes: int) -> np.ndarray:
-    source, target = edge_index
-    missing = np.setdiff1d(target * nodes + source, source * nodes + target)
-    return np.concatenate([edge_index, [missing // nodes, missing % nodes]], axis=1)
+def _normalized(x: np.ndarray, normalize: bool | None) -> Tensor:
+    x = x.astype(np.float32)
+    if normalize or (normalize is None and (x >= 0).all()):
+        x = x / np.where((total := x.sum(1, keepdims=True)) == 0, 1, total)
+    return torch.from_numpy(x)
 
 
-def _read_npz(source: str) -> RawGraph:
+def _edges(raw: RawGraph, directed: bool) -> Tensor:
+    """The edges (2, E), the missing reverse ones at the end unless directions are kept."""
+    edge_index, nodes = raw.edge_index.astype(np.int64), len(raw.x)
+    if not directed:
+        source, target = edge_index
+        missing = np.setdiff1d(target * nodes + source, source * nodes + target)
+        edge_index = np.concatenate([edge_index, [missing // nodes, missing % nodes]], axis=1)
+    return torch.from_numpy(edge_index)
+
+
+def _open(source: str, labelled: bool = True) -> RawGraph:
+    raw = _download(source.lower()) if source.lower() in SOURCES else _read_npz(source, labelled)
+    _check(raw)
+    return raw
+
+
+def _read_npz(source: str, labelled: bool) -> RawGraph:
     path = Path(source)
     if not path.exists():
         if path.suffix:
@@ -172,6 +206,8 @@ def _read_npz(source: str) -> RawGraph:
             content = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is not a readable .npz file without pickles ({error})") from error
+    if not labelled and "edge_index" in content:
+        content.setdefault("y", np.full(len(content.get("x", content.get("x_indptr", [0])[1:])), -1))
     missing = [name for name in ("edge_index", "y") if name not in content]
     if missing or not ({"x"} <= content.keys() or {"x_data", "x_indices", "x_indptr", "x_shape"} <= content.keys()):
         raise DataError(
@@ -241,8 +277,6 @@ def _check(raw: RawGraph) -> None:
             f"{raw.name}: edges name nodes from {raw.edge_index.min()} to {raw.edge_index.max()}, the graph has 0 to "
             f"{nodes - 1}"
         )
-    if len(np.unique(raw.y[raw.y >= 0])) < 2:
-        raise DataError(f"{raw.name}: node classification needs at least two classes among the labelled nodes")
 
 
 def _resolve(split: str, raw: RawGraph) -> str:

@@ -1,7 +1,8 @@
-"""Classifying images with a trained run or with a model and its weights.
+"""Classifying images, or the nodes of a graph, with a trained run or with a model and its weights.
 
 predict("runs/digits", ["scan.png"])
 predict("timm:resnet18@pretrained", ["photos/"])
+predict("runs/dagnn_cora", ["cora.npz"])
 """
 
 from __future__ import annotations
@@ -16,25 +17,27 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.data.folders import EXTENSIONS
+from torchstone.data.graphs import read_graph
 from torchstone.data.preprocessing import preprocess
 from torchstone.errors import CallError, DataError
 from torchstone.models.pretrained import read_checkpoint
 from torchstone.models.registry import build_model
 from torchstone.training.devices import resolve_device
 from torchstone.training.recipe import ModelSpec
-from torchstone.training.runs import load_run
+from torchstone.training.runs import load_run, read_info
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """What a model says of one image or node.
 
     Args:
-        path: the image.
+        path: the image, or the node's graph.
         label: the most probable class; empty when the image could not be read.
         probability: of that class.
         top: (class, probability), the most probable first.
         error: why the image could not be read; empty when it could.
+        node: the node's number in its graph; None for an image.
     """
 
     path: Path
@@ -42,6 +45,7 @@ class Prediction:
     probability: float = 0.0
     top: tuple[tuple[str, float], ...] = ()
     error: str = ""
+    node: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,19 @@ def predict(
     top: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """Classify images.
+    """Classify images or, with a run that was trained on a graph, all nodes of graphs.
 
     Args:
         run_or_model: a run directory, or ``MODEL@WEIGHTS`` where the weights are ``pretrained``, a file or a URL.
-        paths: image files, and folders whose images are all taken.
+        paths: image files, and folders whose images are all taken; or graphs (see :mod:`torchstone.data.graphs`), whose
+            nodes need no labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         batch_size: images at a time.
         top: how many classes to name for each image.
-        progress: called with the images done and the images in all.
+        progress: called with the images (graphs) done and those in all.
 
     Returns:
-        One prediction per image, in the order given; an image that cannot be read has the reason in ``error``.
+        One prediction per image or node, in the order given; an image that cannot be read has the reason in ``error``.
 
     Raises:
         CallError: no such run, model, weights or path, or a folder without images.
@@ -87,6 +92,8 @@ def predict(
     if batch_size < 1 or top < 1:
         raise CallError(f"batch_size and top must be positive integers, got {batch_size} and {top}")
     where = resolve_device(device)
+    if Path(run_or_model).is_dir() and read_info(run_or_model).recipe.task == "node-classification":
+        return _predict_nodes(run_or_model, paths, where, top, progress)
     images = find_images(paths)
     classifier = load_classifier(run_or_model)
     model = classifier.model.to(where)
@@ -94,7 +101,7 @@ def predict(
     with torch.inference_mode():
         for batch in _batches(images, classifier.preprocessing, batch_size):
             readable = [inputs for inputs in batch if isinstance(inputs, Tensor)]
-            likely = iter(_most_probable(model, torch.stack(readable).to(where), top) if readable else [])
+            likely = iter(_most_probable(model, [torch.stack(readable).to(where)], top) if readable else [])
             for inputs in batch:
                 path = images[len(predictions)]
                 if isinstance(inputs, Tensor):
@@ -107,8 +114,33 @@ def predict(
     return predictions
 
 
-def _most_probable(model: nn.Module, images: Tensor, top: int) -> Iterator[list[tuple[int, float]]]:
-    probabilities = model(images).float().softmax(1)  # (B, classes)
+def _predict_nodes(
+    run: str | Path,
+    graphs: Sequence[str | Path],
+    device: torch.device,
+    top: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[Prediction]:
+    """All nodes of each graph, in their order."""
+    if not graphs:
+        raise CallError("name at least one graph")
+    model, info = load_run(run)
+    model = model.to(device)
+    predictions: list[Prediction] = []
+    for index, path in enumerate(graphs, 1):
+        graph = read_graph(str(path), **info.preprocessing)
+        with torch.inference_mode():
+            likely = _most_probable(model, (graph.x.to(device), graph.edge_index.to(device)), top)
+        for node, found in enumerate(likely):
+            named = tuple((info.classes[label], probability) for label, probability in found)
+            predictions.append(Prediction(Path(path), *named[0], named, node=node))
+        if progress is not None:
+            progress(index, len(graphs))
+    return predictions
+
+
+def _most_probable(model: nn.Module, inputs: Sequence[Tensor], top: int) -> Iterator[list[tuple[int, float]]]:
+    probabilities = model(*inputs).float().softmax(1)  # (B, classes)
     values, indices = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
     for row in zip(indices.tolist(), values.tolist(), strict=True):
         yield list(zip(*row, strict=True))
