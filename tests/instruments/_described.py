@@ -15,14 +15,14 @@ from torchstone.instruments import ModelDescription, processes
 
 
 class Wide(nn.Module):
-    """One linear map into ``width`` numbers, of which the sum remains: an activation of a known size."""
+    """``width`` weights times one number, then the maximum: as many activations as weights for each sample."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.spread = nn.Linear(1, width, bias=False)
+        self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.spread(x).mean(1, keepdim=True).expand(-1, 4)
+        return (x * self.weight).amax(1, keepdim=True).expand(-1, 4)
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class WideDescription(ModelDescription):
 
 class Deadly(nn.Module):
     """Its process dies as from the out-of-memory killer, in the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGKILL)

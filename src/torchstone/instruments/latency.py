@@ -226,7 +226,7 @@ def interleave(
         that is not timed, since it finds the caches full of another model.
     """
     estimates = {key: _estimate(call, clock) for key, call in calls.items()}
-    wanted = {key: max(LEAST_CALLS, int(seconds / estimate)) for key, estimate in estimates.items()}
+    wanted = {key: max(LEAST_CALLS, round(seconds / estimate)) for key, estimate in estimates.items()}
     times: dict[K, list[float]] = {key: [] for key in calls}
     order: list[list[K]] = []
     keys = list(calls)

@@ -43,6 +43,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif sys.platform == "linux":
+            _return_free_memory()
             with contextlib.suppress(OSError):  # a sandbox may forbid it; the peak then includes building the model
                 Path("/proc/self/clear_refs").write_text("5")
 
@@ -72,7 +73,7 @@ def _process_memory() -> dict[str, int]:
 
 
 def _return_free_memory() -> None:
-    """Give what imports have freed back to the system, where glibc's allocator can, lest the model be built in it."""
+    """Give what was freed back to the system, where glibc's allocator can: it would hide or inflate what follows."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
@@ -143,6 +144,7 @@ def inference_peaks(
                 forward(run, inputs)
         conditions.synchronize()
         peaks[size] = memory.read()
+        del inputs
     return peaks
 
 
