@@ -10,9 +10,14 @@ from torchstone.errors import WriteFailed
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "weights"
     target.write_bytes(b"old")
-    with pytest.raises(RuntimeError, match="killed"), files.writing(target) as file:
-        file.write(b"half of the new")
-        raise RuntimeError("killed")
+
+    def write():
+        with files.writing(target) as file:
+            file.write(b"half of the new")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write()
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["weights"]
 

@@ -1,4 +1,7 @@
-"""The code in README and docs runs: ``python`` and ``bash`` blocks are executed, page by page; ``console`` blocks are shown only."""
+"""The code in README and docs runs.
+
+``python`` and ``bash`` blocks are executed, page by page; ``console`` blocks are shown only.
+"""
 
 import os
 import re

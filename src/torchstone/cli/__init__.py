@@ -92,7 +92,9 @@ def _still_others() -> None:
     if sys.warnoptions or _debugging():
         return
 
-    def show(message: Warning | str, *_: Any) -> None:
+    def show(
+        message: Warning | str, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
         print(f"note: {message}", file=sys.stderr)
 
     warnings.filterwarnings("ignore")

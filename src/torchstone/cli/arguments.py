@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
@@ -20,7 +20,7 @@ class ManyValues(TyperCommand):
     Everything up to the next word that begins with ``-`` belongs to the flag, so such a command takes no arguments.
     """
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         many = {name for parameter in self.params if getattr(parameter, "multiple", False) for name in parameter.opts}
         words: list[str] = []
         flag = ""

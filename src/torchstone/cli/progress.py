@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -70,7 +70,7 @@ def _bars() -> Progress:
     return Progress(BarColumn(), TaskProgressColumn(), *times, text, console=chatter(), transient=True)
 
 
-def _position(run: FitProgress | None) -> dict[str, float | None]:
+def _position(run: FitProgress | None) -> dict[str, Any]:
     """A bar's position in a run; without one the bar only shows that something is going on."""
     if run is None:
         return {"completed": 0, "total": None}

@@ -1,6 +1,6 @@
 """The gallery of systems and their pages, as Markdown made from the cards and the result files they name.
 
-``python -m torchstone.reporting.gallery README.md`` renews the part of a file between the gallery's two marker comments.
+``python -m torchstone.reporting.gallery README.md`` renews the part of a file between the gallery's two markers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torchstone import catalog
 from torchstone.catalog import Card
 from torchstone.errors import CallError
 
-START, END = "<!-- gallery: made by python -m torchstone.reporting.gallery README.md -->", "<!-- end of gallery -->"
+START = "<!-- gallery: made by python -m torchstone.reporting.gallery README.md -->"
+END = "<!-- end of gallery -->"
 HOLDS = {"yes": "holds", "no": "does not hold", "partly": "holds in part"}
 
 
@@ -39,8 +40,8 @@ def parity_line(card: Card) -> str:
     """What the recorded cases showed: their number and the worst error as a share of what is allowed."""
     if "parity" not in card.results:
         return "-"
-    summary = catalog.result(card.results["parity"])["results"]["summary"]
-    return f"{summary['passed']} of {summary['cases']} cases, worst error {summary['worst_ratio']:.2g} of the bound"
+    parity = catalog.result(card.results["parity"])["results"]
+    return f"{parity['cases']} cases, worst error {parity['worst_ratio']:.1%} of the bound"
 
 
 def system_page(key: str) -> str:
@@ -54,8 +55,9 @@ def system_page(key: str) -> str:
             f"- Authors' code: [{card.official.repository}](https://github.com/{card.official.repository}) at "
             f"`{card.official.commit[:12]}`, {licence or 'no licence given'}"
         ]
-    lines += [f"- Proof: {catalog.PROOF_MEANING[card.proof]}", f"- Parity: {parity_line(card)}", f"- GPU: {card.gpu}", ""]
-    lines += ["## The idea", "", _docstring(card), "", "## Variants", "", "| name | from the paper | weights |", "|---|---|---|"]
+    lines += [f"- Proof: {catalog.PROOF_MEANING[card.proof]}", f"- Parity: {parity_line(card)}"]
+    lines += [f"- GPU: {card.gpu}", "", "## The idea", "", _docstring(card), ""]
+    lines += ["## Variants", "", "| name | from the paper | weights |", "|---|---|---|"]
     for variant in card.variants:
         weights = f"[released]({variant.weights})" if variant.weights else variant.where or "-"
         lines.append(f"| `{variant.name}` | {'yes' if variant.paper else 'no, ours'} | {weights} |")
@@ -67,7 +69,8 @@ def system_page(key: str) -> str:
     for name, file in card.results.items():
         lines += ["", f"## Measured: {name}", "", *_result(file)]
     if card.deviations:
-        lines += ["", "## Where paper, official code and ours differ", "", *(f"- {item.what}" for item in card.deviations)]
+        lines += ["", "## Where paper, official code and ours differ", ""]
+        lines += [f"- {item.what}" for item in card.deviations]
     return "\n".join(lines) + "\n"
 
 
