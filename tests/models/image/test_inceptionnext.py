@@ -227,6 +227,18 @@ def test_official_checkpoint_adapts_to_other_classes_and_channels(tmp_path):
     assert ours(torch.randn(2, 1, 64, 64)).shape == (2, 7)
 
 
+def test_official_checkpoint_gives_features_only(tmp_path):
+    torch.save(official_convnext(**SMALL), tmp_path / "official.pth")
+    whole, features = (
+        create_model("convnext_tiny", pretrained=tmp_path / "official.pth", features_only=only, **SMALL).eval()
+        for only in (False, True)
+    )
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for ours, expected in zip(features(x), whole.forward_intermediates(x)[1], strict=True):
+            assert_equal(ours, expected)
+
+
 def test_our_own_checkpoint_passes_the_converter_unchanged():
     model = ConvNeXt(**SMALL)
     state = model.state_dict()
