@@ -95,7 +95,7 @@ def main_module_file() -> str | None:
 
 
 def start_a_child(*, tell) -> None:
-    """Tell its own number, then that of a process that it started, which would live for a minute."""
+    """Tell its own number, then that of a process that it started, which would live for long."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(
         target=processes._work, args=(sender, tell_pid_and_wait, (), True)
@@ -108,4 +108,4 @@ def start_a_child(*, tell) -> None:
 
 def tell_pid_and_wait(*, tell) -> None:
     tell(os.getpid())
-    time.sleep(60)
+    time.sleep(600)

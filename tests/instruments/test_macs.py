@@ -38,8 +38,6 @@ WALKED = {  # convolution, attention of many kinds, gates, relative positions, w
     "halonet26t": 256,
     "lambda_resnet26t": 256,
     "mobilevit_xxs": 64,
-    "volo_d1_224": 224,
-    "xcit_nano_12_p8_224": 64,
 }
 
 
