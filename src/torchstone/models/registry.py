@@ -132,7 +132,12 @@ def _build_timm(name: str, pretrained: bool | str | Path, kwargs: dict[str, Any]
         raise unknown_name("timm model", name, timm.list_models())
     if isinstance(pretrained, bool):
         return timm.create_model(name, pretrained=pretrained, **kwargs)
-    overlay = {"state_dict": read_checkpoint(local_file(str(pretrained)))}
+    state = read_checkpoint(local_file(str(pretrained)))
+    overlay: dict[str, Any] = {"state_dict": state}
+    config = timm.get_pretrained_cfg(name)
+    classifier = state.get(f"{config.classifier}.weight") if config is not None else None
+    if classifier is not None:  # the file's classes, not those of timm's own weights, decide whether it is taken
+        overlay["num_classes"] = len(classifier)
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
 
 
