@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.utils.flop_counter import flop_registry
 
 from torchstone.instruments import count_macs
+from torchstone.instruments.free_operators import is_free
+from torchstone.instruments.mac_formulas import mac_formulas
 
 
 class Calls(nn.Module):
@@ -49,6 +52,7 @@ PRODUCTS = {
     "distances": (torch.cdist, [(2, 5, 3), (2, 6, 3)], 2 * 5 * 6 * 3),
     "many distances": (torch.cdist, [(30, 3), (40, 3)], 30 * 40 * 3),
     "distances within": (torch.pdist, [(5, 3)], 10 * 3),
+    "convolution over time": (lambda x, w, b: torch.conv_tbc(x, w, b), [(7, 2, 3), (3, 3, 5), (5,)], 5 * 2 * 3 * 3 * 5),
     "attention": (F.scaled_dot_product_attention, [(2, 4, 5, 8), (2, 4, 7, 8), (2, 4, 7, 8)], 2 * (2 * 4 * 5 * 7 * 8)),
 }
 
@@ -57,6 +61,11 @@ PRODUCTS = {
 def test_products(name):
     function, shapes, expected = PRODUCTS[name]
     assert macs(function, *(torch.randn(shape) for shape in shapes)) == expected
+
+
+def test_products_of_integers_count_too():
+    a, b = torch.ones(32, 16, dtype=torch.int8), torch.ones(16, 8, dtype=torch.int8)
+    assert macs(torch._int_mm, a, b) == 32 * 16 * 8
 
 
 def test_a_complex_product_is_four_real_ones():
@@ -70,6 +79,12 @@ def test_a_complex_product_is_four_real_ones():
 def test_a_sparse_matrix_has_its_stored_elements_only(layout):
     adjacency = getattr(torch.diag(torch.ones(8)), layout)()
     assert macs(lambda x: adjacency @ x, torch.randn(8, 5)) == 8 * 5
+
+
+def test_a_product_of_sparse_matrices_counts_the_pairs_that_meet():
+    a = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]).to_sparse()
+    b = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0]]).to_sparse()
+    assert macs(lambda x: (a @ b).to_dense() + x, torch.zeros(2, 2)) == 1 + 2 + 2
 
 
 LAYERS = {
@@ -220,3 +235,25 @@ def test_formulas_agree_with_torch_where_it_counts_too():
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         by_products = macs(F.scaled_dot_product_attention, query, query, query)
     assert macs(F.scaled_dot_product_attention, query, query, query) == by_products == 2 * prod((2, 5, 5, 8))
+
+
+def every_operator():
+    for qualified in torch._C._dispatch_get_all_op_names():
+        namespace, _, rest = qualified.partition("::")
+        name, _, overload = rest.partition(".")
+        packet = getattr(torch.ops.aten, name, None) if namespace == "aten" else None
+        if packet is not None and (overload or "default") in packet.overloads():
+            yield getattr(packet, overload or "default")
+
+
+def test_no_operator_is_both_counted_and_free():
+    counted = flop_registry.keys() | mac_formulas().keys()
+    operators = list(every_operator())
+    assert len(operators) > 2000
+    assert [str(operator) for operator in operators if operator._overloadpacket in counted and is_free(operator)] == []
+
+
+@pytest.mark.parametrize("name", ["_native_multi_head_attention", "quantized_lstm", "hspmm"])
+def test_operators_that_compute_without_a_formula_are_not_free(name):
+    packet = getattr(torch.ops.aten, name)
+    assert not any(is_free(getattr(packet, overload)) for overload in packet.overloads())

@@ -70,10 +70,14 @@ def _product(a: Tensor, b: Tensor) -> int:
 
     A sparse operand has its stored elements only; a complex MAC is four real ones.
     """
+    sparse = [x.layout != torch.strided for x in (a, b)]
     terms: int
-    if a.layout != torch.strided:
+    if all(sparse):
+        stored_in_row = torch.bincount(b.to_sparse_coo()._indices()[0], minlength=b.shape[0])
+        terms = int(stored_in_row[a.to_sparse_coo()._indices()[1]].sum())
+    elif sparse[0]:
         terms = a._nnz() * b.shape[-1]
-    elif b.layout != torch.strided:
+    elif sparse[1]:
         terms = a.shape[-2] * b._nnz()
     else:
         terms = a.numel() * b.shape[-1]

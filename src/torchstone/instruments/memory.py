@@ -31,9 +31,14 @@ class PeakMemory:
 
     Args:
         device: where the model is going to run.
+
+    Raises:
+        CallError: a CPU under Windows.
     """
 
     def __init__(self, device: str = "cpu") -> None:
+        if not memory_is_measurable(device):
+            raise CallError(f"memory cannot be measured on {device} under {sys.platform}")
         self.device = torch.device(device)
         _return_free_memory()
         self._start = self._in_use()
@@ -66,6 +71,11 @@ class PeakMemory:
         return _highest_resident()
 
 
+def memory_is_measurable(device: str) -> bool:
+    """Whether :class:`PeakMemory` works here: everywhere but on a CPU under Windows."""
+    return sys.platform != "win32" or torch.device(device).type != "cpu"
+
+
 def _process_memory() -> dict[str, int]:
     """Fields of ``/proc/self/status`` that are amounts of memory, in bytes."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
@@ -81,10 +91,8 @@ def _return_free_memory() -> None:
 
 def _highest_resident() -> int:
     """Peak resident memory of this process so far, where there is no /proc."""
-    try:
-        import resource
-    except ImportError:
-        raise CallError(f"memory cannot be measured on {sys.platform}") from None
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -108,7 +116,7 @@ def measure_memory(
         The peak of each batch size.
 
     Raises:
-        CallError: the model cannot be built or rejects its inputs.
+        CallError: the model cannot be built or rejects its inputs, or memory cannot be measured here.
         WorkError: it ran out of memory, was killed (``ProcessDied``), or took too long (``TimeOut``).
     """
     return in_process(_inference, description, tuple(batch_sizes), conditions or Conditions(), timeout=timeout)

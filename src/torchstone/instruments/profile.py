@@ -24,7 +24,7 @@ from torchstone.instruments.latency import (
 )
 from torchstone.instruments.layers import Layer, latency_shares, layer_table
 from torchstone.instruments.macs import count_macs, count_parameters
-from torchstone.instruments.memory import PeakMemory, inference_peaks
+from torchstone.instruments.memory import PeakMemory, inference_peaks, memory_is_measurable
 from torchstone.instruments.processes import in_process
 from torchstone.instruments.running import Conditions, as_inputs, deploy_form
 from torchstone.models.registry import build_model
@@ -62,7 +62,7 @@ class Profile:
         latency_quartiles_ms: batch size -> lower and upper quartile.
         throughput: samples per second, at the best of the batch sizes.
         memory_mb: batch size -> peak memory of inference in MB (10^6 bytes); empty where it cannot be measured: for a
-            module of this process on a CPU.
+            module of this process that is not on CUDA, and on a CPU under Windows.
         layers: what each module costs by itself, in the deploy form if there is one; empty if it was not asked for.
         conditions: device, precision, threads, ... of the measurement.
         environment: hardware and versions.
@@ -258,11 +258,11 @@ def _examine(
 ) -> Profile:
     """Runs in a process of its own: memory first, while nothing else has been there."""
     conditions.prepare()
-    memory = PeakMemory(conditions.device)
+    memory = PeakMemory(conditions.device) if memory_is_measurable(conditions.device) else None
     model = description.build()
     deployed = deploy_form(model, inplace=True) if conditions.deploy else None
     model = conditions.place(deployed or model)
-    peaks = inference_peaks(model, description.example_inputs, batch_sizes, conditions, memory)
+    peaks = inference_peaks(model, description.example_inputs, batch_sizes, conditions, memory) if memory else {}
     sample = conditions.place_inputs(description.example_inputs(1))
     built = conditions.place(description.build()) if deployed is not None else model
     result = _sized(name, built, model, sample, conditions, per_layer)
