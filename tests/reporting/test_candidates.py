@@ -68,7 +68,8 @@ def test_the_same_model_from_scratch_and_from_weights_are_two_candidates(tmp_pat
 
 
 def test_start_pretrained_gives_released_weights_to_all_that_name_none():
-    candidates, notes = parse_candidates(["inceptionnext_tiny", "timm:resnet18", "timm:resnet18@pretrained"], "pretrained")
+    words = ["inceptionnext_tiny", "timm:resnet18", "timm:resnet18@pretrained"]
+    candidates, notes = parse_candidates(words, "pretrained")
     assert [candidate.weights for candidate in candidates] == ["pretrained", "pretrained"]
     assert len(notes) == 1
 
@@ -146,7 +147,10 @@ def test_every_model_of_a_glob_goes_through_the_same_steps(rooms):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"spark+{INCEPTIONNEXT[:-1]}", f"character 7: unknown model '{INCEPTIONNEXT[:-1]}': did you mean '{INCEPTIONNEXT}'"),
+        (
+            f"spark+{INCEPTIONNEXT[:-1]}",
+            f"character 7: unknown model '{INCEPTIONNEXT[:-1]}': did you mean '{INCEPTIONNEXT}'",
+        ),
         (f"sparc+{INCEPTIONNEXT}", "unknown method 'sparc': did you mean 'spark'"),
         (f"{INCEPTIONNEXT}+nvit:flops", "'flops' is no option of nvit; options are written :key=value"),
         (f"{INCEPTIONNEXT}+nvit:flops=", "is no option"),

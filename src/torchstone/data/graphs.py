@@ -114,8 +114,8 @@ def open_graph(
 
     Args:
         source: a name (see the module) or the path of an ``.npz`` file.
-        split: ``public``, ``fixed:K``, ``per-class``, ``per-class-30`` (see :data:`SPLITS`), ``random``, or ``auto``: the public one if there is one, else the
-            first numbered one, else a random one.
+        split: ``public``, ``fixed:K``, ``per-class``, ``per-class-30`` (see :data:`SPLITS`), ``random``, or ``auto``:
+            the public one if there is one, else the first numbered one, else a random one.
         split_seed: the seed of the drawn splits.
         val_fraction: the share of labelled nodes for validation in a random split.
         test_fraction: the share of labelled nodes for test in a random split.
@@ -316,8 +316,9 @@ def _masks(split: str, raw: RawGraph, seed: int, val_fraction: float, test_fract
         if len(rest) < 1500:
             raise DataError(f"{raw.name} has {len(labelled)} labelled nodes, too few for 20 a class, 500 and 1000")
         return _as_masks(len(raw.y), train, rest[:500], rest[500:1500])
-    val, test = round(val_fraction * len(order)), round(test_fraction * len(order))
-    return _as_masks(len(raw.y), order[val + test :], order[:val], order[val : val + test])
+    held_out, tested = round(val_fraction * len(order)), round(test_fraction * len(order))
+    both = held_out + tested
+    return _as_masks(len(raw.y), order[both:], order[:held_out], order[held_out:both])
 
 
 def _as_masks(nodes: int, *parts: np.ndarray) -> Masks:

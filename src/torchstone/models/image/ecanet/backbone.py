@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class Backbone(nn.Module, ABC):
     def forward_intermediates(
         self,
         x: Float[Tensor, "b c h w"],
-        indices: int | list[int] | None = None,
+        indices: int | Sequence[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -96,7 +96,7 @@ class Backbone(nn.Module, ABC):
             raise CallError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         check_images(x, self.in_chans)
         stages = len(self.feature_info)
-        chosen, last = feature_take_indices(stages, indices)
+        chosen, last = feature_take_indices(stages, _as_list(indices))
         maps = []
         for index in range(last + 1 if stop_early or intermediates_only else stages):
             x = self._stage(index, x)
@@ -107,10 +107,10 @@ class Backbone(nn.Module, ABC):
         return (x if stop_early else self._tail(x)), maps
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove the stages behind the last chosen one, and the head; returns the chosen stages."""
-        chosen, last = feature_take_indices(len(self.feature_info), indices)
+        chosen, last = feature_take_indices(len(self.feature_info), _as_list(indices))
         self._cut(last)
         if prune_head:
             self.num_features = self.feature_info[last]["num_chs"]
@@ -152,7 +152,7 @@ class Backbone(nn.Module, ABC):
         return set()
 
     @torch.no_grad()
-    def fuse(self) -> Self:
+    def fuse(self) -> Backbone:
         """Turn the network, in place, into its deploy form: batch norms go into the convolutions before them.
 
         The network is set to eval mode. Keep a copy to go on training: batch statistics are gone.
@@ -187,3 +187,8 @@ def init_convolutions(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _as_list(indices: int | Sequence[int] | None) -> int | list[int] | None:
+    """Chosen stages in the form that timm's helper takes."""
+    return list(indices) if isinstance(indices, Sequence) else indices
