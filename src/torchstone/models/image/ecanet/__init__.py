@@ -107,7 +107,7 @@ _CFG = {
 
 def _resnet(
     name: str, pretrained: bool, kwargs: dict[str, Any], cfg: dict[str, Any] | None = None, **variant: Any
-) -> ECAResNet:
+) -> nn.Module:
     stages = range(1, len(kwargs.get("layers", variant["layers"])) + 1)
     trained = _trained_kernel_sizes(kwargs, [f"layer{stage}.0.eca" for stage in stages])
     return build_image_model(
@@ -122,37 +122,37 @@ def _resnet(
 
 
 @register_model
-def eca_resnet18(pretrained: bool = False, **kwargs: Any) -> ECAResNet:
+def eca_resnet18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ECA-Net18, kernel sizes 3, 5, 7, 7."""
     return _resnet("eca_resnet18", pretrained, kwargs, block=ECABasicBlock, layers=(2, 2, 2, 2), k_size=(3, 5, 7, 7))
 
 
 @register_model
-def eca_resnet34(pretrained: bool = False, **kwargs: Any) -> ECAResNet:
+def eca_resnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ECA-Net34, kernel sizes 3, 3, 5, 7."""
     return _resnet("eca_resnet34", pretrained, kwargs, block=ECABasicBlock, layers=(3, 4, 6, 3), k_size=(3, 3, 5, 7))
 
 
 @register_model
-def eca_resnet50(pretrained: bool = False, **kwargs: Any) -> ECAResNet:
+def eca_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ECA-Net50, kernel sizes 3, 5, 5, 7."""
     return _resnet("eca_resnet50", pretrained, kwargs, block=ECABottleneck, layers=(3, 4, 6, 3), k_size=(3, 5, 5, 7))
 
 
 @register_model
-def eca_resnet101(pretrained: bool = False, **kwargs: Any) -> ECAResNet:
+def eca_resnet101(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ECA-Net101, kernel sizes 3, 3, 5, 7."""
     return _resnet("eca_resnet101", pretrained, kwargs, block=ECABottleneck, layers=(3, 4, 23, 3), k_size=(3, 3, 5, 7))
 
 
 @register_model
-def eca_resnet152(pretrained: bool = False, **kwargs: Any) -> ECAResNet:
+def eca_resnet152(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ECA-Net152, kernel sizes 3, 3, 5, 7."""
     return _resnet("eca_resnet152", pretrained, kwargs, block=ECABottleneck, layers=(3, 8, 36, 3), k_size=(3, 3, 5, 7))
 
 
 @register_model
-def eca_mobilenet_v2(pretrained: bool = False, **kwargs: Any) -> ECAMobileNetV2:
+def eca_mobilenet_v2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ECA-MobileNetV2, kernel size 1 below 96 channels and 3 from there on."""
     trained = _trained_kernel_sizes(kwargs, ["features.1.conv.3", "features.17.conv.4"])
     return build_image_model(
@@ -167,7 +167,7 @@ def eca_mobilenet_v2(pretrained: bool = False, **kwargs: Any) -> ECAMobileNetV2:
 
 
 @register_model
-def ecanet_mini32(pretrained: bool = False, **kwargs: Any) -> ECAResNet:
+def ecanet_mini32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """A small ECA-ResNet of three stages for 32x32 images; ours, not the paper's."""
     return _resnet(
         "ecanet_mini32",
