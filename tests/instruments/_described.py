@@ -98,7 +98,7 @@ def start_a_child(*, tell) -> None:
     """Tell its own number, then that of a process that it started, which would live for long."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(
-        target=processes._work, args=(sender, tell_pid_and_wait, (), True)
+        target=processes._work, args=(sender, pickle.dumps((tell_pid_and_wait, ())), True)
     )
     child.start()
     tell(os.getpid())

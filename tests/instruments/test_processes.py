@@ -16,6 +16,12 @@ def test_the_result_comes_back():
     assert torch.equal(in_process(torch.arange, 3), torch.arange(3))
 
 
+def test_tensors_go_in_without_sharing_their_memory():
+    x = torch.arange(3)
+    assert in_process(torch.sum, x) == 3
+    assert not x.is_shared()
+
+
 def test_what_a_function_tells_arrives_in_order():
     told = []
     assert in_process(_described.tell_numbers, 3, on_message=told.append) == "done"

@@ -77,12 +77,13 @@ def in_process(
     warm_server()
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, function, args, on_message is not None))
-    try:
-        with _without_main():
-            process.start()
-    except (pickle.PicklingError, AttributeError) as error:
-        raise CallError(f"what runs in a process of its own must be importable there: {error}") from error
+    with _without_main():
+        try:
+            work = pickle.dumps((function, args))  # by value: multiprocessing would share the memory of tensors
+        except (pickle.PicklingError, AttributeError) as error:
+            raise CallError(f"what runs in a process of its own must be importable there: {error}") from error
+        process = context.Process(target=_work, args=(sender, work, on_message is not None))
+        process.start()
     sender.close()
     try:
         result = _listen(process, receiver, timeout, on_message)
@@ -129,19 +130,18 @@ def _cause_of_death(exitcode: int) -> str:
     return f"the process ended with exit code {exitcode}"
 
 
-def _work(
-    sender: multiprocessing.connection.Connection, function: Callable[..., Any], args: tuple[Any, ...], tells: bool
-) -> None:
+def _work(sender: multiprocessing.connection.Connection, work: bytes, tells: bool) -> None:
     from torchstone.instruments.running import one_line
 
     def send(kind: str, content: Any) -> None:
-        sender.send_bytes(pickle.dumps((kind, content)))  # by value: multiprocessing would share a tensor's memory
+        sender.send_bytes(pickle.dumps((kind, content)))
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     threading.Thread(target=_die_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
+        function, args = pickle.loads(work)
         if tells:
             result = function(*args, tell=lambda content: send("message", content))
         else:
