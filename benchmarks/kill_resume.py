@@ -1,7 +1,7 @@
 """Kills a comparison or a training at random moments and checks that it ends with the numbers of an undisturbed one.
 
 A reference runs once. Then the same command runs in another folder, is killed (SIGKILL, with all its processes) after a
-random part of the time that the reference needed, and is started again, until it ends; then another folder begins. The
+random part of the time that the reference trained, and is started again, until it ends; then another folder begins. The
 weights, metrics and results of every folder must equal the reference's bit for bit, times and measured costs aside.
 
     python benchmarks/kill_resume.py                    # compare: 20 kills, half of them with 2 loader workers
@@ -77,7 +77,8 @@ class Case:
     folder: Path
 
     def start(self, out: Path) -> subprocess.Popen[bytes]:
-        (out / ".lock").unlink(missing_ok=True)  # its coming back shows when the work begins
+        for lock in out.rglob(".lock"):  # their coming back shows when training begins
+            lock.unlink()
         words = [sys.executable, "-m", "torchstone", self.verb, "--out", str(out), "--device", "cpu", "--quiet"]
         if self.verb == "compare":
             words += ["--data", "digits", "--limit", str(LIMIT), "--epochs", str(self.epochs), "--batch-size", "60"]
@@ -98,11 +99,11 @@ def disturb(case: Case, kills: int, moments: random.Random) -> dict[str, Any]:
     """Run the reference, then spend the kills; says what they met and how the results compare."""
     reference = case.folder / "reference"
     process = case.start(reference)
-    began = wait_for(reference, process)
+    began = training_begins(case, reference, process)
     finish(process)
     seconds = time.monotonic() - began
     expected = outcome(reference)
-    print(f"{case.workers} workers: the reference took {seconds:.0f} s after its start")
+    print(f"{case.workers} workers: the reference trained for {seconds:.0f} s")
 
     spent, completed, different, half_written = 0, 0, 0, 0
     epochs_at_kills: list[int] = []
@@ -111,7 +112,7 @@ def disturb(case: Case, kills: int, moments: random.Random) -> dict[str, Any]:
         ended = False
         while not ended:
             process = case.start(out)
-            wait_for(out, process)
+            training_begins(case, out, process)
             if spent < kills:
                 try:
                     process.wait(moments.uniform(0, seconds))
@@ -140,10 +141,11 @@ def disturb(case: Case, kills: int, moments: random.Random) -> dict[str, Any]:
     }
 
 
-def wait_for(out: Path, process: subprocess.Popen[bytes]) -> float:
-    """Wait until the command has begun to work on its folder; the moment of that."""
-    while not (out / ".lock").exists() and process.poll() is None:
-        time.sleep(0.01)
+def training_begins(case: Case, out: Path, process: subprocess.Popen[bytes]) -> float:
+    """Wait until the command has begun to train, or to look at what it has trained already; the moment of that."""
+    folder = out if case.verb == "train" else out / "runs"
+    while not any(folder.rglob(".lock")) and process.poll() is None:
+        time.sleep(0.05)
     return time.monotonic()
 
 

@@ -14,10 +14,10 @@ from torchstone.data.images import open_images
 from torchstone.errors import CallError, NonFiniteLoss, UnknownName
 from torchstone.models.pretrained import read_checkpoint
 from torchstone.seeding import seed_everything_at
-from torchstone.training.devices import Processes, resolve_device, trainer_options
+from torchstone.training.devices import Processes, check_strategy, resolve_device
 from torchstone.training.fit import evaluate, fit
 from torchstone.training.runs import RunDirectory, identity, load_run, read_info
-from torchstone.training.supervised import Classification
+from torchstone.training.supervised import Classification, has_unused_parameters
 from torchstone.training.tasks import TASKS, ImageClassification, get_task
 
 FILES = {
@@ -257,7 +257,7 @@ ALONE = Processes(world=1, local=1, rank=0, environment="lightning")
 )
 def test_a_strategy_that_cannot_work_is_refused(strategy, message):
     with pytest.raises(CallError, match=message):
-        trainer_options(torch.device("cpu"), ALONE, strategy)
+        check_strategy(torch.device("cpu"), ALONE, strategy)
 
 
 def test_processes_are_what_the_launcher_started(monkeypatch):
@@ -275,6 +275,17 @@ def test_processes_are_what_the_launcher_started(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------- loss and tasks
+
+
+def test_unused_parameters_are_found_without_touching_the_model():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert not has_unused_parameters(model, (torch.randn(2, 2),))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model[0].register_parameter("idle", torch.nn.Parameter(torch.zeros(1)))
+    assert has_unused_parameters(model, (torch.randn(2, 2),))
+    model[0].idle.requires_grad_(False)
+    assert not has_unused_parameters(model, (torch.randn(2, 2),))
 
 
 def classifier(**train):

@@ -42,7 +42,7 @@ def test_two_processes_under_torchrun_train_what_one_does(tmp_path):
         text=True,
         timeout=900,
     )
-    assert shared.returncode == 0, shared.stderr
+    assert (shared.returncode, shared.stderr) == (0, "")
     alone = fit(small(**CHANGES), tmp_path / "alone", device="cpu")
     assert shared.stdout.splitlines() == [f"score {alone.score} trained 2"] * 2
 

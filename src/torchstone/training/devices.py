@@ -82,22 +82,35 @@ class Processes:
 STRATEGIES = ("auto", "ddp", "fsdp")
 
 
-def trainer_options(device: torch.device, processes: Processes, strategy: str) -> dict[str, Any]:
-    """Lightning's options for a device, its processes and how they share the work.
+def check_strategy(device: torch.device, processes: Processes, strategy: str) -> None:
+    """Refuse a way to share the work that does not exist or that the device cannot take.
 
     Raises:
         UnknownName: no such strategy.
-        CallError: a strategy that the device cannot take.
+        CallError: the device cannot take it.
     """
-    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
-    from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
-
     if strategy not in STRATEGIES:
         raise unknown_name("strategy", strategy, STRATEGIES)
     if strategy == "fsdp" and device.type != "cuda":
         raise CallError(f"strategy fsdp needs CUDA devices, got {device.type}")
     if processes.world > 1 and (device.type == "mps" or device.index is not None):
         raise CallError(f"{processes.world} processes cannot share the one device {device}; give cpu or cuda")
+
+
+def trainer_options(
+    device: torch.device, processes: Processes, strategy: str, unused_parameters: bool
+) -> dict[str, Any]:
+    """Lightning's options for a device, its processes and how they share the work.
+
+    Args:
+        device: of this process.
+        processes: that share the run.
+        strategy: one of :data:`STRATEGIES`, checked.
+        unused_parameters: the model has parameters that get no gradient, which DDP has to look for in every step.
+    """
+    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+    from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+
     environments = {
         "torchrun": TorchElasticEnvironment,
         "slurm": lambda: SLURMEnvironment(auto_requeue=False),
@@ -107,7 +120,7 @@ def trainer_options(device: torch.device, processes: Processes, strategy: str) -
     if strategy == "fsdp":
         shared = FSDPStrategy(state_dict_type="full")
     elif strategy == "ddp" or processes.world > 1:
-        shared = DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True)
+        shared = DDPStrategy(find_unused_parameters=unused_parameters, gradient_as_bucket_view=True)
     return {
         "accelerator": device.type,
         "devices": [device.index] if device.index is not None and device.type == "cuda" else processes.local,

@@ -36,7 +36,7 @@ from torchstone import __version__
 from torchstone.errors import CallError
 from torchstone.files import writing
 from torchstone.seeding import seed_everything_at
-from torchstone.training.devices import Processes, resolve_device, trainer_options
+from torchstone.training.devices import Processes, check_strategy, resolve_device, trainer_options
 from torchstone.training.optimizers import check_optimizer
 from torchstone.training.recipe import Recipe, TrainSpec
 from torchstone.training.runs import (
@@ -49,7 +49,7 @@ from torchstone.training.runs import (
     resolved,
     save_checkpoint,
 )
-from torchstone.training.supervised import Supervised
+from torchstone.training.supervised import Supervised, has_unused_parameters
 from torchstone.training.tasks import Task, TaskData, get_task
 
 __all__ = ["Evaluation", "FitProgress", "RunResult", "evaluate", "fit", "identity"]
@@ -158,7 +158,8 @@ def fit(
             raise CallError(f"expect.{name} is not measured; valid: {', '.join(measured)}")
     recipe = resolved(recipe, task.sources)
     processes = Processes.detect(devices)
-    options = trainer_options(resolve_device(device), processes, strategy)
+    where = resolve_device(device)
+    check_strategy(where, processes, strategy)
     if strategy == "fsdp" and recipe.train.clip_grad is not None:
         raise CallError("train.clip_grad does not work with strategy fsdp: Lightning cannot clip sharded gradients")
     if strategy == "fsdp" and recipe.train.select != "last":
@@ -188,6 +189,8 @@ def fit(
                     preprocessing=data.preprocessing(),
                     data=data.describe(),
                 )
+            unused = processes.world > 1 and has_unused_parameters(model, task.probe_inputs(data, 2))
+            options = trainer_options(where, processes, strategy, unused)
             trained = _train(module, data, recipe, run, task, processes, options, progress)
     return _result(run, recipe, task, identity(recipe, data.fingerprint), trained)
 

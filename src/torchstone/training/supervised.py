@@ -6,6 +6,7 @@ random in a step is seeded from its position, so a run that starts again at an e
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Any
@@ -135,6 +136,13 @@ class Supervised(LightningModule, ABC):
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
         seed_everything_at("evaluate", self.seed, batch_idx)
         return self.outputs(batch)
+
+
+def has_unused_parameters(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether the model has trainable parameters that no gradient reaches. The model itself is left as it was."""
+    probed = copy.deepcopy(model).train()
+    probed(*inputs).float().sum().backward()
+    return any(parameter.requires_grad and parameter.grad is None for parameter in probed.parameters())
 
 
 class Classification(Supervised):
