@@ -344,7 +344,7 @@ class NormHead(ClassifierHead):
 
 def init_weights(module: nn.Module) -> None:
     """Truncated normal weights of standard deviation 0.02 and zero biases, for convolutions and linear layers."""
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
+    if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:  # where no values are, draw none
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
