@@ -365,6 +365,15 @@ def test_an_evaluation_is_kept(finished, monkeypatch):
     assert torch.equal(again.predictions, first.predictions)
 
 
+def test_equal_evaluations_are_equal_files(finished):
+    evaluate(finished, "test", device="cpu")
+    kept = finished / "test.safetensors"
+    first = kept.read_bytes()
+    kept.unlink()
+    evaluate(finished, "test", device="cpu")
+    assert kept.read_bytes() == first
+
+
 def test_changed_data_are_refused(tmp_path):
     recipe = small(train={"epochs": 1})
     fit(recipe, tmp_path / "run", device="cpu")

@@ -509,13 +509,13 @@ def evaluate(run: str | Path, split: Literal["val", "test"], *, device: str = "a
             _evaluate(info.path, split, resolve_device(device), source, kept)
     try:
         with safetensors.safe_open(kept, framework="pt") as file:
-            facts = file.metadata() or {}
+            facts = json.loads((file.metadata() or {}).get("evaluation", "{}"))
             tensors = {name: file.get_tensor(name) for name in ("per_sample", "predictions", "targets")}
     except (safetensors.SafetensorError, OSError) as error:
         raise CallError(f"{kept} is damaged ({error}); delete it to evaluate again") from error
     if facts.get("identity") != info.identity:
         raise CallError(f"{kept} belongs to another run; delete it to evaluate again")
-    return Evaluation(score=json.loads(facts["score"]), classes=info.classes, **tensors)
+    return Evaluation(score=facts["score"], classes=info.classes, **tensors)
 
 
 def _evaluate(path: Path, split: str, device: torch.device, source: Any, kept: Path) -> None:
@@ -537,6 +537,7 @@ def _evaluate(path: Path, split: str, device: torch.device, source: Any, kept: P
         "predictions": task.predictions(outputs).contiguous(),
         "targets": targets.contiguous(),
     }
-    facts = {"identity": info.identity, "split": split, "score": json.dumps(per_sample.double().mean().item())}
+    facts = {"identity": info.identity, "split": split, "score": per_sample.double().mean().item()}
     with writing(kept) as file:
-        file.write(safetensors.torch.save(content, metadata=facts))
+        # one entry: safetensors writes several in a random order, and equal evaluations are to be equal files
+        file.write(safetensors.torch.save(content, metadata={"evaluation": json.dumps(facts)}))
