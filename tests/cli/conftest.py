@@ -40,9 +40,9 @@ def refused(torchstone) -> Callable[..., str]:
     def run(*words: object) -> str:
         outcome = torchstone(*words)
         assert outcome.code == 2, outcome
-        assert outcome.err.startswith("error: "), outcome.err
+        assert outcome.err.count("error: ") == 1, outcome.err
         assert "Traceback" not in outcome.err
         assert outcome.out == ""
-        return outcome.err
+        return outcome.err.partition("error: ")[2]
 
     return run

@@ -27,7 +27,7 @@ print(time.process_time() - began, sorted({"torch", "timm", "numpy", "pandas"} &
 def test_reading_commands_need_neither_torch_nor_a_second():
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
-    seconds, _, heavy = done.stderr.strip().partition(" ")
+    seconds, _, heavy = done.stderr.splitlines()[-1].partition(" ")
     assert heavy == "[]"
     assert float(seconds) < 2.0, "six commands together"
     assert time.monotonic() - began < 30.0

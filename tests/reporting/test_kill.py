@@ -45,11 +45,11 @@ def in_a_checkpoint_write(content, file, save=torch.save) -> None:
     file.write(buffer.getvalue())
 
 
-def before_the_last_test(path, split, *, device, evaluate=comparing.evaluate):
+def before_the_last_test(path, split, *, evaluate=comparing.evaluate, **options):
     """With everything trained, when the last run is to be tested."""
     if "mambaout" in str(path) and "seed1" in path.name:
         kill()
-    return evaluate(path, split, device=device)
+    return evaluate(path, split, **options)
 
 
 def compare(data: Path, out: Path, workers: int, moment: str) -> None:

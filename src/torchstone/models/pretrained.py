@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -49,9 +50,11 @@ def read_checkpoint(path: str | Path) -> State:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        named = f" ({found[1]})" if found else ""
         raise CallError(
-            f"{path} was not read: it is damaged, or holds objects other than tensors, which could run code when "
-            f"loaded. Extract its state dict with software you trust and save that. ({_first_line(error)})"
+            f"{path} was not read: it is damaged, or holds objects other than tensors{named}, which could run code when "
+            "loaded. Extract its state dict with software you trust and save that."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CallError(f"{path} is truncated or not a PyTorch checkpoint ({_first_line(error)})") from error

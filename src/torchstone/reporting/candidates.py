@@ -5,7 +5,8 @@
     transform = name { ":" key "=" value }
     weights   = "pretrained" | path | URL
 
-PyTorch Geometric's networks (gcn, gat, ...) need no ``pyg:`` before them. A model's name may be a glob (``*_mini32``, ``timm:resnet1*``), which stands for one candidate per model that matches.
+PyTorch Geometric's networks (gcn, gat, ...) need no ``pyg:`` before them. A model's name may be a glob (``*_mini32``,
+``timm:resnet1*``), which stands for one candidate per model that matches.
 """
 
 from __future__ import annotations

@@ -141,14 +141,16 @@ def compare(
         split=split,
     )
     folder = Path(out)
+    tell = progress or (lambda state: None)
     with locked_folder(folder):
         _check_folder(folder)
+        tell(Progress(0.0, f"opening {data}"))
         opened = kind.open_data(data_spec, protocol, 0)
         if epochs is None:
             protocol = kind.comparison_protocol(default_epochs(len(opened.train_dataloader())), batch_size)
         options["epochs"] = protocol.epochs
         plan = _Plan(kind, opened, data_spec, protocol, tune, seeds, budget, where, folder, options)
-        return _Work(plan, candidates, progress or (lambda state: None)).carry_out(notes)
+        return _Work(plan, candidates, tell).carry_out(notes)
 
 
 def default_epochs(steps_per_epoch: int) -> int:
@@ -160,7 +162,8 @@ def learning_rates(candidate: Candidate, trials: int, batch_size: int, peer_lr: 
     """The rates that a candidate is tried with, its usual one first.
 
     The grid is ``lr * 10**(k / 2)`` for k = 0, -1, 1, -2, 2, ..., so that more trials only add to it. ``lr`` is the
-    card's value (``peer_lr`` for other libraries' models) times ``sqrt(batch_size / 128)``, times 0.1 for pretrained weights.
+    card's value (``peer_lr`` for other libraries' models) times ``sqrt(batch_size / 128)``, and a tenth of that for
+    pretrained weights.
     """
     usual = candidate.card.lr if candidate.card and candidate.card.lr else peer_lr
     usual *= math.sqrt(batch_size / 128) * (PRETRAINED_FACTOR if candidate.weights else 1.0)
@@ -223,7 +226,9 @@ class _Plan:
 
     def describe(self) -> dict[str, Any]:
         """The protocol as the report lists it."""
-        shown = "epochs batch_size optimizer weight_decay schedule warmup_epochs label_smoothing clip_grad precision select"
+        shown = (
+            "epochs batch_size optimizer weight_decay schedule warmup_epochs label_smoothing clip_grad precision select"
+        )
         kept = "last epoch" if self.protocol.select == "last" else "epoch of lowest validation loss"
         return {
             **{name: getattr(self.protocol, name) for name in shown.split()},
@@ -275,6 +280,7 @@ class _Work:
             file=plan.folder / "costs.json",
             tell=self.begin,
         )
+        self.report(news=f"costs of {len(measured)} candidates measured")
         for index, candidate in enumerate(self.candidates, 1):
             self.results.append(self.result(candidate, measured[candidate.name]))
             self.runs_done = index * self.runs_of_each
@@ -356,7 +362,13 @@ class _Work:
         recipe = self.plan.recipe(candidate, lr, seed)
         self.begin(f"{candidate.name}, learning rate {lr:g}, seed {seed}")
         with self.failing(candidate):
-            run = fit(recipe, self.plan.run_folder(candidate, recipe), device=self.plan.device, progress=self.report)
+            run = fit(
+                recipe,
+                self.plan.run_folder(candidate, recipe),
+                device=self.plan.device,
+                source=self.plan.data.source,
+                progress=self.report,
+            )
         self.runs_done += 1
         how = words.duration(run.seconds) if run.trained else "found finished"
         self.report(news=f"{self.doing}: {words.score(run.score, run.metric)} on validation data, {how}")
@@ -365,7 +377,7 @@ class _Work:
     def test(self, candidate: Candidate, run: RunResult) -> Evaluation:
         self.begin(f"{candidate.name}, test data")
         with self.failing(candidate):
-            return evaluate(run.path, "test", device=self.plan.device)
+            return evaluate(run.path, "test", device=self.plan.device, source=self.plan.data.source)
 
     @contextmanager
     def failing(self, candidate: Candidate) -> Iterator[None]:
