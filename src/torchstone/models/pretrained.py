@@ -53,8 +53,8 @@ def read_checkpoint(path: str | Path) -> State:
         found = re.search(r"GLOBAL (\S+)", str(error))
         named = f" ({found[1]})" if found else ""
         raise CallError(
-            f"{path} was not read: it is damaged, or holds objects other than tensors{named}, which could run code when "
-            "loaded. Extract its state dict with software you trust and save that."
+            f"{path} was not read: it is damaged, or holds objects other than tensors{named}, which could run code "
+            "when loaded. Extract its state dict with software you trust and save that."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CallError(f"{path} is truncated or not a PyTorch checkpoint ({_first_line(error)})") from error
