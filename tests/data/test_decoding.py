@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from _images import encoded, picture
+from _image_files import encoded, picture
 from PIL import Image, ImageOps
 
 from torchstone.data.decoding import UnreadableImage, decode, image_size, verify

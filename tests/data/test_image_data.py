@@ -8,7 +8,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from _images import write_folder
+from _image_files import write_folder
 
 from torchstone.data import open_images, open_source
 from torchstone.data.images import SPLITS

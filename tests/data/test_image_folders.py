@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from _images import encoded, picture, write_folder
+from _image_files import encoded, picture, write_folder
 from PIL import Image
 
 from torchstone.data import examination as examination_module

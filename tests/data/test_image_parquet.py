@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from _images import encoded, picture, write_parquet
+from _image_files import encoded, picture, write_parquet
 from _shared import requires_shared, shared
 
 from torchstone.data import open_images, open_source

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from _images import encoded, picture
+from _image_files import encoded, picture
 from PIL import Image
 from timm.data import create_transform
 from torchvision.transforms import RandomCrop

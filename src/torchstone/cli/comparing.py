@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torchstone.reporting.results import Comparison
 
 
-
 def add_to(app: typer.Typer) -> None:
     app.command("compare", cls=ManyValues)(compare)
 

@@ -225,7 +225,7 @@ def _models(text: str) -> tuple[list[str], str | None]:
         names = [name] if _has(library, name) else []
     if not names:
         elsewhere = [] if library else [f"{other}:{name}" for other in LIBRARIES if _has(other, name)]
-        raise unknown_name("model", specification, [*(f"{prefix}{known}" for known in _names(library)), *elsewhere])
+        raise unknown_name("model", specification, elsewhere or [f"{prefix}{known}" for known in _names(library)])
     return [f"{prefix}{name}" for name in names], weights or None
 
 
