@@ -23,8 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SMALLEST, LARGEST = 256, 4096
-"""Points of the transforms: from two 16 x 16 products on, to what the registers and shared memory of a block hold."""
+_SMALLEST = 256
+"""Points of the shortest transforms: two products with 16 x 16 matrices, the least that a matrix unit takes."""
 
 _PROGRAMS = 1024
 """Programs from which on a device is busy; further pairs of sequences are worked off by the same programs."""
@@ -32,7 +32,7 @@ _PROGRAMS = 1024
 
 def transform_points(length: int, taps: int, ahead: int) -> int:
     """The power of two of points with which nothing wraps round."""
-    return max(SMALLEST, 1 << (max(length + ahead, length + taps - 1 - ahead, taps) - 1).bit_length())
+    return max(_SMALLEST, 1 << (max(length + ahead, length + taps - 1 - ahead, taps) - 1).bit_length())
 
 
 def convolve(u: Tensor, taps: Tensor, ahead: int) -> Tensor:
