@@ -10,14 +10,16 @@ than the limit a call is left out from there on. ``torchstone bench long_conv`` 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from torchstone.environment import write_result
 from torchstone.files import write_text
 from torchstone.instruments.figures import page
-from torchstone.instruments.op_bench import OpBench, bench, slope
+from torchstone.instruments.op_bench import SETTLED, bench, slope
 from torchstone.instruments.running import Conditions
 
 RESULT = Path(__file__).parent / "results" / "ops" / "long_conv.json"
@@ -45,8 +47,7 @@ def main() -> None:
         clock="processor",
         progress=lambda doing: print(doing, flush=True),
     )
-    results = {key: value for key, value in measured.to_dict().items() if key != "environment"}
-    results["growth of n log n over the same lengths"] = log_linear(measured)
+    results = table(measured.to_dict())
     write_result(options.out, command="python benchmarks/cost_long_conv.py", seeds=[0], results=results)
     if options.page:
         write_text(options.page, page(measured.plot()))
@@ -54,10 +55,35 @@ def main() -> None:
         print(name, [f"{t.time.median_ms:.3g}" for t in measured.of(name)], measured.growth(name))
 
 
-def log_linear(measured: OpBench) -> float | None:
-    """The slope that n log n itself has over the lengths from which growth was read."""
-    sizes = [t.size for t in measured.of(measured.op) if t.size >= 4096]
-    return slope([(size, size * size.bit_length()) for size in sizes])
+def table(measured: dict[str, Any]) -> dict[str, Any]:
+    """The numbers by contender and length."""
+    timings = measured["timings"]
+    own = {t["size"]: t["time"]["median_ms"] for t in timings if t["contender"] == measured["op"]}
+    results: dict[str, Any] = {
+        "settings": {**measured["settings"], "clock": measured["clock"], **measured["conditions"]},
+        "ms per call: median, quartiles": {},
+        "time, long_conv's being 1": {},
+        "MACs": {},
+        "share of the roof": {},
+        "difference from long_conv, relative": {},
+    }
+    for t in timings:
+        name, length, time = t["contender"], str(t["size"]), t["time"]
+        entries = {
+            "ms per call: median, quartiles": [time["median_ms"], time["low_ms"], time["high_ms"]],
+            "time, long_conv's being 1": time["median_ms"] / own[t["size"]],
+            "MACs": t["macs"],
+            "share of the roof": t["roof_share"],
+            "difference from long_conv, relative": t["difference"],
+        }
+        for heading, value in entries.items():
+            if value is not None:
+                results[heading].setdefault(name, {})[length] = value
+    log_linear = slope([(size, size * math.log2(size)) for size in own if size >= SETTLED])
+    results["growth: exponent of the length"] = {**measured["growth"], "n log n itself": log_linear}
+    results["not run"] = {name: f"from {size} on, {why}" for name, (size, why) in measured["stopped"].items()}
+    results["roof"] = {name: measured["roof"][name] for name in ("dtype", "threads", "peak", "bandwidth")}
+    return results
 
 
 if __name__ == "__main__":

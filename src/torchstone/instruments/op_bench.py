@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 6
 _CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
-_SETTLED = 4096
+SETTLED = 4096
 """The size from which on growth is read, where enough were measured; smaller ones tell of overheads."""
 
 
@@ -99,7 +99,7 @@ class OpBench:
         The slope of a line through the logarithms of size and time, by least squares.
         """
         timings = self.of(contender)
-        settled = [timing for timing in timings if timing.size >= _SETTLED]
+        settled = [timing for timing in timings if timing.size >= SETTLED]
         return slope([(t.size, t.time.median_ms) for t in (settled if len(settled) >= 3 else timings)])
 
     def to_dict(self) -> dict[str, Any]:
