@@ -65,6 +65,8 @@ def system_page(key: str) -> str:
         lines += ["", "## Parts", "", *(f"- {part}" for part in card.parts)]
     if card.claim:
         lines += ["", "## The claim, checked", "", f"{card.claim.text} **It {HOLDS[card.claim.holds]}.**", ""]
+        if card.claim.figure:
+            lines += [f"![{card.claim.text}](../images/{card.claim.figure})", ""]
         lines += [f"Measured by `{card.claim.command}`:", "", *_result(card.claim.result)]
     for name, file in card.results.items():
         lines += ["", f"## Measured: {name}", "", *_result(file)]

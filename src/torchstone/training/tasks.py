@@ -163,7 +163,7 @@ class ImageClassification(Task):
     sources = IMAGE_SOURCES
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> ImageData:
-        _refuse("data", data, ("split", "directed"), "graphs", "images")
+        _refuse("data", data, ("split", "directed", "normalize"), "graphs", "images")
         return open_images(
             data.source if source is None else source,
             size=data.size,
@@ -226,6 +226,7 @@ class NodeClassification(Task):
                 split_seed=data.split_seed,
                 val_fraction=data.val_fraction,
                 test_fraction=data.test_fraction,
+                normalize=data.normalize,
                 directed=data.directed,
             )
         )
