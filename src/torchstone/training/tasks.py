@@ -215,8 +215,9 @@ class NodeClassification(Task):
         return source.lower() in self.sources or source.endswith(".npz")
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphData:
-        _refuse("data", data, ("size", "workers", "augment", "limit"), "images", "a graph, which is one batch")
-        _refuse("train", train, ("batch_size", "accumulate", "mixup", "cutmix"), "images", "a graph, which is one batch")
+        given = "a graph, which is one batch"
+        _refuse("data", data, ("size", "workers", "augment", "limit"), "images", given)
+        _refuse("train", train, ("batch_size", "accumulate", "mixup", "cutmix"), "images", given)
         if source is not None:
             return GraphData(source)
         return GraphData(
