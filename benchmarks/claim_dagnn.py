@@ -1,8 +1,9 @@
 """DAGNN's claim: it goes deep where a plain graph convolutional network fails.
 
 Trains DAGNN with K hops and a plain GCN (Kipf and Welling) with K layers, K = 2 ... 64, on Cora's public split, by the
-recipe ``dagnn_cora`` for both: nothing but the network differs. The claim holds when, at the largest depth, DAGNN is
-within 3 points of its own best and GCN is 20 points or more below its own best.
+recipe ``dagnn_cora`` for both: nothing but the network differs. Its weight decay is ten times that of GCN's authors,
+and GCN with two layers stays far below what they report, so its curve says less than DAGNN's. The claim holds when, at
+the largest depth, DAGNN is within 3 points of its own best and GCN is 20 points or more below its own best.
 
     python benchmarks/claim_dagnn.py --data cora.npz
 
@@ -87,7 +88,7 @@ def main() -> None:
     draw(
         FIGURE,
         {NAMES[name]: [Point(row["depth"], row["mean"], row["std"]) for row in accuracy[name]] for name in NAMES},
-        title="Accuracy against depth on Cora, public split",
+        title="Accuracy against depth on Cora, both trained by DAGNN's recipe",
         x="hops of DAGNN, layers of GCN",
         y="test accuracy, %",
     )
