@@ -186,7 +186,8 @@ def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
 def _features_of(raw: RawGraph, normalized: bool) -> Tensor:
     x = raw.x.astype(np.float32)
     if normalized:
-        x = x / np.where((total := x.sum(1, keepdims=True)) == 0, 1, total)
+        total = x.sum(1, keepdims=True)
+        x /= np.where(total == 0, 1, total)
     return torch.from_numpy(x)
 
 
