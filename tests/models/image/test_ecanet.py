@@ -13,7 +13,15 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from torchstone import create_model
 from torchstone.errors import CallError, ShapeError, UnknownName
-from torchstone.models.image.ecanet import ECABasicBlock, ECABottleneck, ECAInvertedResidual, ECAMobileNetV2, ECAResNet
+from torchstone.layers import EfficientChannelAttentionNS
+from torchstone.models.image.ecanet import (
+    ECABasicBlock,
+    ECABottleneck,
+    ECAInvertedResidual,
+    ECAMobileNetV2,
+    ECAResNet,
+    LinearChannelGate,
+)
 
 KERNEL_SIZES = {
     "eca_resnet18": (3, 5, 7, 7),
@@ -115,7 +123,18 @@ def test_without_attention_the_networks_are_torchvisions(name, layers, theirs):
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("attention", "added"), [("eca", 6 * 3), ("eca_ns", 3 * 2 * (8 + 16 + 32)), ("none", 0)])
+@pytest.mark.parametrize(
+    ("attention", "added"),
+    [
+        ("eca", 6 * 3),
+        ("eca_ns", 3 * 2 * (8 + 16 + 32)),
+        ("se_var1", 0),
+        ("se_var2", 2 * (8 + 16 + 32)),
+        ("se_var3", 2 * (8**2 + 16**2 + 32**2)),
+        ("se_gc", 2 * (8 + 16 + 32 * 2)),
+        ("none", 0),
+    ],
+)
 def test_the_peers_differ_in_the_attention_alone(attention, added):
     options = {"layers": (2, 2, 2), "width": 8, "k_size": (3, 3, 3), "num_classes": 10}
     model, plain = (create_model("ecanet_mini32", attention=kind, **options) for kind in (attention, "none"))
@@ -127,6 +146,22 @@ def test_squeeze_and_excitation_reduces_by_16():
     model = create_model("ecanet_mini32", attention="se", width=32)
     assert [model.layer1[0].eca.fc1.out_channels, model.layer3[0].eca.fc1.out_channels] == [2, 8]
     assert create_model("ecanet_mini32", attention="se", width=8).layer1[0].eca.fc1.out_channels == 1
+
+
+@pytest.mark.parametrize("groups", [None, 1, 2, 6])
+def test_a_linear_gate_follows_its_equation(groups):
+    gate, x = LinearChannelGate(6, groups), torch.randn(2, 6, 3, 4)
+    matrix = torch.eye(6) if groups is None else torch.block_diag(*gate.weight)
+    expected = x * torch.sigmoid(x.mean((2, 3)) @ matrix.T)[:, :, None, None]
+    torch.testing.assert_close(gate(x), expected)
+    assert sum(parameter.numel() for parameter in gate.parameters()) == (0 if groups is None else 6 * 6 // groups)
+
+
+def test_every_channel_on_its_own_is_the_unshared_attention_of_one_weight():
+    own, gate = EfficientChannelAttentionNS(6, 1), LinearChannelGate(6, 6)
+    gate.load_state_dict({"weight": own.conv.weight})
+    x = torch.randn(2, 6, 3, 4)
+    torch.testing.assert_close(gate(x), own(x))
 
 
 # Where it sits --------------------------------------------------------------------------------------------------------
@@ -284,6 +319,14 @@ def test_mobilenets_bad_arguments_are_named():
         on_meta("eca_mobilenet_v2", k_size=(1, 3, 3))
     with pytest.raises(ShapeError, match="3 channels"):
         on_meta("eca_mobilenet_v2")(torch.empty(1, 4, 32, 32, device="meta"))
+
+
+def test_a_linear_gates_bad_arguments_and_inputs_are_named():
+    for groups in (4, 0, -1):
+        with pytest.raises(CallError, match=f"divide the 6 channels, got {groups}"):
+            LinearChannelGate(6, groups)
+    with pytest.raises(ShapeError, match=r"\(B, 6, H, W\)"):
+        LinearChannelGate(6, 2)(torch.zeros(1, 5, 2, 2))
 
 
 def test_only_maps_in_channels_first_are_given(narrow):

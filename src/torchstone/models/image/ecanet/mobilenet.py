@@ -33,7 +33,8 @@ class ECAMobileNetV2(Backbone):
         width_mult: factor of all channels, rounded down; the last 1280 are only ever widened.
         k_size: kernel size of the attention in blocks of less than 96 channels (before ``width_mult``) and in the
             others; None for the adaptive ones.
-        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``none``.
+        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``se_var1``, ``se_var2``, ``se_var3``,
+            ``se_gc`` (16 groups), ``none``.
         num_classes: classes; 0 for no classifier.
         in_chans: channels of the image.
         global_pool: ``avg``, ``max``, ``avgmax`` or ``catavgmax``; empty (with ``num_classes=0``) for the unpooled map.
