@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from torchstone.errors import CallError
 from torchstone.layers.checkpointing import BlockSequence
-from torchstone.layers.checks import check_images
 from torchstone.models.image.ecanet.backbone import Backbone, drop_path_rates, init_convolutions, kernel_sizes
 from torchstone.models.image.ecanet.blocks import ECAInvertedResidual, conv_bn_relu6
 
@@ -94,7 +93,7 @@ class ECAMobileNetV2(Backbone):
 
     def forward_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
         """The last map: (B, in_chans, H, W) -> (B, num_features, ceil(H / 32), ceil(W / 32))."""
-        check_images(x, self.in_chans)
+        self._check(x)
         return self.features(x)
 
     def _bounds(self) -> list[int]:
