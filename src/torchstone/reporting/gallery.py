@@ -96,6 +96,11 @@ def _result(name: str) -> list[str]:
 
 
 def _flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """Rows of a result's names and values; a median with its spread is one row."""
+    if isinstance(value, dict) and value.keys() == {"median", "low", "high"}:
+        return [(path, f"{value['median']:.4g} ({value['low']:.4g} to {value['high']:.4g})")]
+    if isinstance(value, bool):
+        return [(path, "yes" if value else "no")]
     if isinstance(value, dict):
         return [row for key, item in value.items() for row in _flatten(item, f"{path} / {key}" if path else str(key))]
     if isinstance(value, float):
