@@ -1,1 +1,0 @@
-"""Operations: tensors in, tensors out."""
