@@ -40,7 +40,6 @@ def _butterfly(told: Mapping[str, Any]) -> dict[str, Any]:
         "learned": told["learn_dft_matrices"],
         "additive": told.get("learn_additive", False),
         "channels": told["H"],
-        "radix": told["max_m"],
         "activation": told.get("activation"),
     }
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from torchstone.models.registry import build_plain_model, register_model
 from torchstone.models.sequence.longconv.backbone import DocumentMatcher, SequenceClassifier, SequenceModel
-from torchstone.models.sequence.longconv.butterfly import BlockFFT, butterfly
+from torchstone.models.sequence.longconv.butterfly import BlockFFT
 from torchstone.models.sequence.longconv.h3 import H3LongConv, LongConvLanguageModel, WrappedH3LongConv
 from torchstone.models.sequence.longconv.kernels import LongConvKernel, smooth_in_frequency, smooth_in_time, squash
 from torchstone.models.sequence.longconv.layer import (
@@ -63,7 +63,6 @@ __all__ = [
     "WrappedButterflyLongConv",
     "WrappedH3LongConv",
     "WrappedLongConv",
-    "butterfly",
     "convert_official",
     "smooth_in_frequency",
     "smooth_in_time",

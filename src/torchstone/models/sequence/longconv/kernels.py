@@ -1,4 +1,4 @@
-"""Kernels as long as the sequence, and what keeps them trainable: squash, smooth, dropout, a learning rate of their own.
+"""Kernels as long as the sequence, and what keeps them trainable: squash, smooth, dropout, their own learning rate.
 
 A free kernel of thousands of taps overfits. Two regularisers act on it on its way to the convolution (Section 3.2 of
 the paper, in this order; k is a kernel of K taps)::
@@ -23,7 +23,7 @@ from torchstone.errors import CallError, unknown_name
 
 
 def squash(kernel: Tensor, threshold: float) -> Tensor:
-    """Soft threshold: sign(k) max(|k| - threshold, 0), any shape. Its gradient is one where a tap is left, else zero."""
+    """Soft threshold, sign(k) max(|k| - threshold, 0), of any shape; its gradient is one where a tap is left."""
     return F.softshrink(kernel, threshold)
 
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchstone.errors import ShapeError, unknown_name
-from torchstone.models.sequence.longconv.butterfly import BlockFFT, power_of_two
+from torchstone.models.sequence.longconv.butterfly import BlockFFT
 from torchstone.models.sequence.longconv.kernels import LongConvKernel
-from torchstone.ops.long_conv import long_conv
+from torchstone.ops.long_conv import long_conv, monarch_conv
 
 DIRECTIONS = ("causal", "bidirectional", "two-sided")
 
@@ -192,6 +192,22 @@ def circular_kernel(forward: Tensor, backward: Tensor | None, points: int) -> Te
     return kernel + F.pad(backward.flip(-1), (points - backward.shape[-1], 0))
 
 
+def released_kernel(layer: LongConv, kernel: Tensor, length: int) -> Tensor:
+    """The kernels as the authors multiply them: (C, H, taps), padded or cut to the points by the transform.
+
+    Raises:
+        ShapeError: a bidirectional layer's sequence is not as long as its kernels.
+    """
+    if layer.direction != "bidirectional":
+        return kernel
+    if length != layer.max_length:
+        raise ShapeError(
+            f"the authors' bidirectional layer takes sequences of {layer.max_length} steps, got {length}; "
+            "LongConv takes any length"
+        )
+    return circular_kernel(*layer.taps(kernel), points=2 * length)
+
+
 class WrappedLongConv(LongConv):
     """The authors' layer: a product of spectra of min(L, l) + L points, so that what runs over the end wraps around.
 
@@ -206,23 +222,12 @@ class WrappedLongConv(LongConv):
         """Of the spectra for a sequence of so many steps."""
         return min(length, self.max_length) + length
 
-    def released_kernel(self, kernel: Tensor, length: int) -> Tensor:
-        """The kernels as the authors multiply them: (C, H, taps), padded or cut to the points by the transform."""
-        if self.direction != "bidirectional":
-            return kernel
-        if length != self.max_length:
-            raise ShapeError(
-                f"the authors' bidirectional layer takes sequences of {self.max_length} steps, got {length}; "
-                "LongConv takes any length"
-            )
-        return circular_kernel(*self.taps(kernel), points=2 * length)
-
     def convolve(self, u: Tensor, kernel: Tensor) -> Tensor:
         length = u.shape[-1]
         points = self.points(length)
-        spectrum = torch.fft.rfft(self.released_kernel(kernel, length), n=points)  # (C, H, points / 2 + 1)
+        spectrum = torch.fft.rfft(released_kernel(self, kernel, length), n=points)  # (C, H, points / 2 + 1)
         product = torch.fft.rfft(u.float(), n=points).unsqueeze(1) * spectrum  # (B, C, H, points / 2 + 1)
-        return torch.fft.irfft(product, n=points)[..., :length].to(u.dtype)
+        return torch.fft.irfft(product, n=points)[..., :length]
 
 
 class StandaloneLongConv(WrappedLongConv):
@@ -239,15 +244,15 @@ class StandaloneLongConv(WrappedLongConv):
 
 
 class ButterflyLongConv(LongConv):
-    """A long convolution whose forward transforms are learned butterflies (:class:`BlockFFT`), one for sequences and
-    one for kernels; the inverse is the ordinary one.
+    """A long convolution whose forward transforms are butterflies (:class:`BlockFFT`), one for sequences and one for
+    kernels; the inverse is the exact one::
 
-        y = Re(ifft_N(B_u(u) B_k(k)))[: L],   N the power of two from 2 L (for short kernels, l + L) on
+        y = Re DFT^-1(B_u(u) B_k(k))      over a power of two of points with which nothing wraps around
 
-    With the exact matrices it starts from, it is :class:`LongConv`.
+    With the exact matrices that it starts from it is :class:`LongConv`.
 
     Args:
-        butterfly: arguments of :class:`BlockFFT`: ``learned``, ``additive``, ``channels``, ``radix``, ``dropout``,
+        butterfly: arguments of :class:`BlockFFT`: ``learned``, ``additive``, ``channels``, ``dropout``,
             ``activation``, ``lr``.
         others: as in :class:`LongConv`.
     """
@@ -259,26 +264,28 @@ class ButterflyLongConv(LongConv):
         self.block_fft_u = BlockFFT(**(butterfly or {}))
         self.block_fft_k = BlockFFT(**(butterfly or {}))
 
-    def product(self, u: Tensor, kernel: Tensor, points: int) -> Tensor:
-        """The product of both butterflies' outputs: (B, C, H, points)."""
-        return self.block_fft_u(u.float(), points).unsqueeze(1) * self.block_fft_k(kernel.float(), points)
-
     def convolve(self, u: Tensor, kernel: Tensor) -> Tensor:
-        length = u.shape[-1]
-        forward, backward = (None if part is None else part[..., :length] for part in self.taps(kernel))
-        assert forward is not None
-        points = power_of_two(length + forward.shape[-1])
-        product = self.product(u, circular_kernel(forward, backward, points), points)
-        return torch.fft.ifft(product).real[..., :length].to(u.dtype)
+        return monarch_conv(
+            u,
+            *self.taps(kernel),
+            matrices=self.block_fft_u.matrices(),
+            kernel_matrices=self.block_fft_k.matrices(),
+            activation=self.block_fft_u.act if self.block_fft_u.activation else None,
+        )
 
 
 class WrappedButterflyLongConv(ButterflyLongConv):
-    """The authors' butterfly layer: forward transforms of a power of two from min(L, l) + L points on, an inverse of
-    min(L, l) + L points, which leaves out the frequencies beyond. Where these numbers differ it is no convolution."""
+    """The authors' butterfly layer: forward transforms of a power of two from n = min(L, l) + L points on, an inverse
+    of n points, which leaves out the frequencies beyond. Where these numbers differ it is no convolution.
+
+    Raises:
+        ShapeError: a bidirectional layer takes sequences of exactly ``max_length`` steps.
+    """
 
     def convolve(self, u: Tensor, kernel: Tensor) -> Tensor:
         length = u.shape[-1]
         points = min(length, self.max_length) + length
-        released = WrappedLongConv.released_kernel(self, kernel, length)  # type: ignore[arg-type]
-        product = self.product(u, released[..., : power_of_two(points)], power_of_two(points))
-        return torch.fft.ifft(product[..., :points]).real[..., :length].to(u.dtype)
+        size = 1 << (points - 1).bit_length()
+        released = released_kernel(self, kernel, length)[..., :size]
+        product = self.block_fft_u(u, size).unsqueeze(1) * self.block_fft_k(released, size)  # (B, C, H, size)
+        return torch.fft.ifft(product, n=points).real[..., :length]
