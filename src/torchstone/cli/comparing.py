@@ -30,7 +30,7 @@ def _training(words: str) -> Any:
 
 
 def compare(
-    data: Annotated[str, typer.Option(help="digits, cifar10, cora, ..., a folder tree, Parquet or a graph (.npz).")],
+    data: Annotated[str, typer.Option(help="digits, cifar10, sequential-digits, cora, ..., a folder tree, Parquet or a graph (.npz).")],
     models: Annotated[list[str], typer.Option(help="Candidates; several after one flag, globs in quotes.")],
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")],
     limits: Annotated[

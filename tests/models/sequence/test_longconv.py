@@ -1,5 +1,7 @@
 """Long convolutions: regularisers, directions, what wraps around and what does not, butterflies, the language model."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -197,7 +199,7 @@ def test_the_released_layer_wraps_around_in_short_sequences_and_ours_does_not():
 def test_the_standalone_layer_takes_two_sided_kernels_by_default():
     assert StandaloneLongConv(H, 16).kernel.kernel.shape == (1, H, 32)
     assert WrappedLongConv(H, 16, direction="bidirectional").eval().kernel.kernel.shape == (2, H, 16)
-    with pytest.raises(ShapeError, match="exactly|16 steps, got 9"):
+    with pytest.raises(ShapeError, match="16 steps, got 9"):
         WrappedLongConv(H, 16, direction="bidirectional")(torch.randn(1, 9, H))
 
 
@@ -265,7 +267,7 @@ def test_cost_grows_a_little_faster_than_length():
         count_macs(create_model("longconv_mini", max_length=length).eval(), (torch.randn(1, length, 1),)).total
         for length in (256, 1024, 4096)
     ]
-    growth = [later / earlier for earlier, later in zip(macs, macs[1:], strict=False)]
+    growth = [later / earlier for earlier, later in itertools.pairwise(macs)]
     assert all(4 <= ratio < 4.5 for ratio in growth), growth
 
 
