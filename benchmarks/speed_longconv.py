@@ -1,8 +1,8 @@
 """Long convolutions beside the authors' code, a Transformer and an LSTM, in alternated rounds of one process.
 
 The authors' standalone model (Apache-2.0; one file, which needs einops and opt_einsum) and ours of the same sizes and
-weights classify the same sequences, evaluation and training step; the peers are PyTorch's encoder layers of the same
-width and depth, with four heads and a perceptron of four times the width, and its LSTM.
+weights classify the same sequences, evaluation and training step; the peers are PyTorch's encoder layers and its LSTM
+of the same width and depth.
 
     python benchmarks/speed_longconv.py --official FOLDER    # holds standalone_long_convs.py
 """
@@ -21,33 +21,10 @@ from torch import Tensor, nn
 
 from torchstone.environment import write_result
 from torchstone.models.sequence.longconv import LongConvClassifier, convert_official
+from torchstone.models.sequence.peers import build_peer
 
 RESULT = Path(__file__).parent / "results" / "speed" / "longconv.json"
 WIDTH, DEPTH, BATCH, LENGTH = 64, 2, 16, 1024
-
-
-class Transformer(nn.Module):
-    """Embedding, encoder layers, mean over the steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, batch_first=True)
-        self.encoder, self.decoder = nn.Linear(3, WIDTH), nn.Linear(WIDTH, 10)
-        self.layers = nn.TransformerEncoder(layer, DEPTH, enable_nested_tensor=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.layers(self.encoder(x)).mean(1))
-
-
-class LSTM(nn.Module):
-    """An LSTM of the same width and depth, read off its last step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers, self.decoder = nn.LSTM(3, WIDTH, DEPTH, batch_first=True), nn.Linear(WIDTH, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.layers(x)[0][:, -1])
 
 
 def calls(model: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
@@ -95,7 +72,9 @@ def main() -> None:
     ours.load_state_dict(convert_official(theirs.state_dict(), ours))
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=0, atol=1e-4)
-    candidates = {"ours": ours, "authors'": theirs, "Transformer": Transformer(), "LSTM": LSTM()}
+    sizes = {"in_channels": 3, "num_classes": 10, "max_length": LENGTH, "width": WIDTH, "depth": DEPTH}
+    peers = {"Transformer": build_peer("transformer", **sizes), "LSTM": build_peer("lstm", **sizes)}
+    candidates = {"ours": ours, "authors'": theirs, **peers}
     found = {}
     for kind in ("eval", "train"):
         seconds = alternate({name: calls(model, x)[kind] for name, model in candidates.items()}, given.rounds)

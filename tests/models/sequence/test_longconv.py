@@ -92,7 +92,7 @@ def test_smoothing_in_frequency_weighs_the_spectrum_and_damps_late_taps(taps):
 def test_taps_are_dropped_while_training_and_the_others_scaled():
     kernel = LongConvKernel(1, H, 400, squash=0.0, dropout=0.25)
     ratio = kernel.train()() / kernel.kernel
-    assert set(ratio.unique().round(decimals=4).tolist()) == {0.0, 1.3333}
+    assert sorted(ratio.unique().tolist()) == pytest.approx([0.0] + [4 / 3] * (len(ratio.unique()) - 1))
     assert 0.15 < (ratio == 0).float().mean() < 0.35
     assert torch.equal(kernel.eval()(), kernel.kernel)
 
