@@ -82,3 +82,6 @@ def test_lengths_that_do_not_fit_are_refused(card):
         pytest.skip("takes no lengths")
     with pytest.raises(ShapeError, match=r"\(2,\), got \(3,\)"):
         model(sequences(), torch.tensor([1, 2, 3]))
+    for wrong in (0, LENGTH + 1):
+        with pytest.raises(ShapeError, match=f"from 1 to {LENGTH}"):
+            model(sequences(), torch.tensor([1, wrong]))

@@ -196,6 +196,10 @@ class SequenceClassifier(nn.Module):
             raise ShapeError(f"a sequence has at least one step, got {tuple(x.shape)}")
         if lengths is not None and lengths.shape != (x.shape[0],):
             raise ShapeError(f"lengths is one number a sequence, ({x.shape[0]},), got {tuple(lengths.shape)}")
+        if lengths is None or torch.compiler.is_compiling():  # a captured graph does not look at values
+            return
+        if not bool(((lengths >= 1) & (lengths <= x.shape[1])).all()):
+            raise ShapeError(f"lengths must be from 1 to {x.shape[1]}, got {lengths.tolist()}")
 
 
 class DocumentMatcher(nn.Module):
