@@ -81,6 +81,7 @@ class LongConvClassifier(SequenceClassifier):
         norm, prenorm, final_norm: of the stack, see :class:`SequenceModel`.
         dropout: rate within and behind each layer.
         tie_dropout: one draw for all steps of a channel, behind each layer.
+        tie_inner_dropout: the same within each layer.
         maps: C, kernels of each channel.
         direction: ``"causal"``, ``"bidirectional"`` or ``"two-sided"``.
         activation: behind the convolution.
@@ -109,6 +110,7 @@ class LongConvClassifier(SequenceClassifier):
         final_norm: bool = True,
         dropout: float = 0.0,
         tie_dropout: bool = False,
+        tie_inner_dropout: bool = False,
         maps: int = 2,
         direction: str = "causal",
         activation: str = "gelu",
@@ -134,6 +136,7 @@ class LongConvClassifier(SequenceClassifier):
             "direction": direction,
             "activation": activation,
             "dropout": dropout,
+            "tie_dropout": tie_inner_dropout,
             "kernel": kernel,
         }
         if butterfly is not None:
@@ -244,8 +247,9 @@ def longconv_aan(pretrained: bool = False, *, vocabulary: int = 98, **kwargs: An
 @register_model
 def longconv_lra_cifar(pretrained: bool = False, **kwargs: Any) -> LongConvClassifier:
     """Grey CIFAR-10 of the Long Range Arena: 6 x 512, post-norm with layer norm, 1024 steps."""
-    variant = {"width": 512, "depth": 6, "max_length": 1024, "dropout": 0.1, "tie_dropout": True, "squash": 0.003}
-    return _classifier(pretrained, kwargs, **variant)
+    variant = {"width": 512, "depth": 6, "max_length": 1024, "squash": 0.003}
+    dropout = {"dropout": 0.1, "tie_dropout": True, "tie_inner_dropout": True}
+    return _classifier(pretrained, kwargs, **variant, **dropout)
 
 
 @register_model

@@ -205,7 +205,7 @@ class SequenceClassifier(nn.Module):
 class DocumentMatcher(nn.Module):
     """Whether two documents belong together: one encoder for both, and a perceptron on their features a, b::
 
-        logits = W2 ReLU(W1 [a, b, a - b, a * b])
+        logits = W2 GELU(W1 [a, b, a - b, a * b])
 
     Args:
         encoder: a :class:`SequenceClassifier`, whose features are pooled.
@@ -216,7 +216,7 @@ class DocumentMatcher(nn.Module):
         super().__init__()
         self.encoder = encoder
         width = encoder.width
-        self.classifier = nn.Sequential(nn.Linear(4 * width, width), nn.ReLU(), nn.Linear(width, num_classes))
+        self.classifier = nn.Sequential(nn.Linear(4 * width, width), nn.GELU(), nn.Linear(width, num_classes))
 
     def forward(self, a: Tensor, b: Tensor, a_lengths: Tensor | None = None, b_lengths: Tensor | None = None) -> Tensor:
         """Documents (B, L) and (B, L'), tokens, to logits (B, num_classes)."""

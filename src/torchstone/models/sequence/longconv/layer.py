@@ -90,8 +90,8 @@ def mask_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Zero the steps behind each sequence's end: x (B, L, H), lengths (B,) of integers, or None for full sequences."""
     if lengths is None:
         return x
-    steps = torch.arange(x.shape[1], device=x.device)
-    return x * (steps < lengths[:, None]).unsqueeze(-1).to(x.dtype)
+    padding = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]  # (B, L)
+    return x.masked_fill(padding.unsqueeze(-1), 0.0)
 
 
 class LongConv(nn.Module):
