@@ -23,8 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SMALLEST, LARGEST = 256, 4096
-"""Points of the transforms: from two 16 x 16 products on, to what the registers and shared memory of a block hold."""
+_SMALLEST = 256
+"""Points of the shortest transforms: two products with 16 x 16 matrices, the least that a matrix unit takes."""
 
 _PROGRAMS = 1024
 """Programs from which on a device is busy; further pairs of sequences are worked off by the same programs."""
@@ -32,7 +32,7 @@ _PROGRAMS = 1024
 
 def transform_points(length: int, taps: int, ahead: int) -> int:
     """The power of two of points with which nothing wraps round."""
-    return max(SMALLEST, 1 << (max(length + ahead, length + taps - 1 - ahead, taps) - 1).bit_length())
+    return max(_SMALLEST, 1 << (max(length + ahead, length + taps - 1 - ahead, taps) - 1).bit_length())
 
 
 def convolve(u: Tensor, taps: Tensor, ahead: int) -> Tensor:
@@ -160,13 +160,7 @@ def _transform_taps(taps, spectrum, table, lags, ahead, N1: tl.constexpr, N2: tl
     place = _places(N1, N2)
     lag = tl.where(place < lags - ahead, place, place - N)
     x = tl.load(taps + kernel * lags + lag + ahead, mask=lag >= -ahead, other=0.0).to(tl.float32)
-    rows_re, rows_im = _row_roots(table, N1, N2, N1)
-    twiddle_re, twiddle_im = _twiddles(table, N1, N2)
-    columns_re, columns_im = _column_roots(table, N1, N2)
-    re = tl.dot(rows_re, x, input_precision=PRECISION)
-    im = tl.dot(rows_im, x, input_precision=PRECISION)
-    re, im = _times(re, im, twiddle_re, twiddle_im)
-    re, im = _product(re, im, columns_re, columns_im, PRECISION)
+    re, im = _transform(x, tl.zeros_like(x), table, N1, N2, N1, PRECISION)
     tl.store(spectrum + 2 * kernel * N + place, re / N)
     tl.store(spectrum + (2 * kernel + 1) * N + place, im / N)
 
@@ -189,21 +183,16 @@ def _convolve(
 ):
     """One program: some pairs of sequences of one channel, with all of its kernels."""
     channel = tl.program_id(0).to(tl.int64)
-    rows_re, rows_im = _row_roots(table, N1, N2, ROWS)
-    twiddle_re, twiddle_im = _twiddles(table, N1, N2)
-    columns_re, columns_im = _column_roots(table, N1, N2)
     for index in range(per_program):
         pair = (tl.program_id(1) * per_program + index).to(tl.int64)
         sequence = 2 * pair * channels + channel
         x_re = _load_sequence(u, sequence, 2 * pair < batch, length, N2, ROWS)
         x_im = _load_sequence(u, sequence + channels, 2 * pair + 1 < batch, length, N2, ROWS)
-        u_re, u_im = _transform(
-            x_re, x_im, rows_re, rows_im, twiddle_re, twiddle_im, columns_re, columns_im, PRECISION
-        )
+        u_re, u_im = _transform(x_re, x_im, table, N1, N2, ROWS, PRECISION)
         for kernel in range(maps):
             k_re, k_im = _load_spectrum(spectrum, kernel * channels + channel, N1, N2)
             re, im = _times(u_re, u_im, k_re, k_im)
-            re, im = _invert(re, im, rows_re, rows_im, twiddle_re, twiddle_im, columns_re, columns_im, PRECISION)
+            re, im = _invert(re, im, table, N1, N2, ROWS, PRECISION)
             sequence = (2 * pair * maps + kernel) * channels + channel
             _store_sequence(y, re, sequence, 2 * pair < batch, length, N2, ROWS)
             _store_sequence(y, im, sequence + maps * channels, 2 * pair + 1 < batch, length, N2, ROWS)
@@ -227,9 +216,6 @@ def _correlate(
 ):
     """One program: the gradient of some pairs of sequences of one channel, from all of its kernels."""
     channel = tl.program_id(0).to(tl.int64)
-    rows_re, rows_im = _row_roots(table, N1, N2, ROWS)
-    twiddle_re, twiddle_im = _twiddles(table, N1, N2)
-    columns_re, columns_im = _column_roots(table, N1, N2)
     for index in range(per_program):
         pair = (tl.program_id(1) * per_program + index).to(tl.int64)
         sum_re = tl.zeros([N1, N2], dtype=tl.float32)
@@ -238,14 +224,12 @@ def _correlate(
             sequence = (2 * pair * maps + kernel) * channels + channel
             x_re = _load_sequence(gradient, sequence, 2 * pair < batch, length, N2, ROWS)
             x_im = _load_sequence(gradient, sequence + maps * channels, 2 * pair + 1 < batch, length, N2, ROWS)
-            g_re, g_im = _transform(
-                x_re, x_im, rows_re, rows_im, twiddle_re, twiddle_im, columns_re, columns_im, PRECISION
-            )
+            g_re, g_im = _transform(x_re, x_im, table, N1, N2, ROWS, PRECISION)
             k_re, k_im = _load_spectrum(spectrum, kernel * channels + channel, N1, N2)
             re, im = _times(g_re, g_im, k_re, -k_im)
             sum_re += re
             sum_im += im
-        re, im = _invert(sum_re, sum_im, rows_re, rows_im, twiddle_re, twiddle_im, columns_re, columns_im, PRECISION)
+        re, im = _invert(sum_re, sum_im, table, N1, N2, ROWS, PRECISION)
         sequence = 2 * pair * channels + channel
         _store_sequence(u_gradient, re, sequence, 2 * pair < batch, length, N2, ROWS)
         _store_sequence(u_gradient, im, sequence + channels, 2 * pair + 1 < batch, length, N2, ROWS)
@@ -276,9 +260,6 @@ def _correlate_taps(
     N: tl.constexpr = N1 * N2
     kernel = tl.program_id(0).to(tl.int64)
     channel = kernel % channels
-    rows_re, rows_im = _row_roots(table, N1, N2, ROWS)
-    twiddle_re, twiddle_im = _twiddles(table, N1, N2)
-    columns_re, columns_im = _column_roots(table, N1, N2)
     sum_re = tl.zeros([N1, N2], dtype=tl.float32)
     sum_im = tl.zeros([N1, N2], dtype=tl.float32)
     for index in range(per_program):
@@ -286,20 +267,15 @@ def _correlate_taps(
         sequence = 2 * pair * maps * channels + kernel
         x_re = _load_sequence(gradient, sequence, 2 * pair < batch, length, N2, ROWS)
         x_im = _load_sequence(gradient, sequence + maps * channels, 2 * pair + 1 < batch, length, N2, ROWS)
-        g_re, g_im = _transform(
-            x_re, x_im, rows_re, rows_im, twiddle_re, twiddle_im, columns_re, columns_im, PRECISION
-        )
+        g_re, g_im = _transform(x_re, x_im, table, N1, N2, ROWS, PRECISION)
         sequence = 2 * pair * channels + channel
         x_re = _load_sequence(u, sequence, 2 * pair < batch, length, N2, ROWS)
         x_im = _load_sequence(u, sequence + channels, 2 * pair + 1 < batch, length, N2, ROWS)
-        u_re, u_im = _transform(
-            x_re, x_im, rows_re, rows_im, twiddle_re, twiddle_im, columns_re, columns_im, PRECISION
-        )
+        u_re, u_im = _transform(x_re, x_im, table, N1, N2, ROWS, PRECISION)
         re, im = _times(g_re, g_im, u_re, -u_im)
         sum_re += re
         sum_im += im
-    all_re, all_im = _row_roots(table, N1, N2, N1)
-    re, im = _invert(sum_re, sum_im, all_re, all_im, twiddle_re, twiddle_im, columns_re, columns_im, PRECISION)
+    re, im = _invert(sum_re, sum_im, table, N1, N2, N1, PRECISION)
     place = _places(N1, N2)
     lag = tl.where(place < lags - ahead, place, place - N)
     part = (tl.program_id(1) * maps * channels + kernel) * lags
@@ -307,20 +283,24 @@ def _correlate_taps(
 
 
 @triton.jit
-def _transform(
-    x_re, x_im, rows_re, rows_im, twiddle_re, twiddle_im, columns_re, columns_im, PRECISION: tl.constexpr
-):
+def _transform(re, im, table, N1: tl.constexpr, N2: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr):
     """``((F1 X) * T) F2``."""
-    re, im = _product(rows_re, rows_im, x_re, x_im, PRECISION)
+    rows_re, rows_im = _row_roots(table, N1, N2, ROWS)
+    re, im = _product(rows_re, rows_im, re, im, PRECISION)
+    twiddle_re, twiddle_im = _twiddles(table, N1, N2)
     re, im = _times(re, im, twiddle_re, twiddle_im)
+    columns_re, columns_im = _column_roots(table, N1, N2)
     return _product(re, im, columns_re, columns_im, PRECISION)
 
 
 @triton.jit
-def _invert(re, im, rows_re, rows_im, twiddle_re, twiddle_im, columns_re, columns_im, PRECISION: tl.constexpr):
+def _invert(re, im, table, N1: tl.constexpr, N2: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr):
     """``conj(F1)^T ((Y conj(F2)) * conj(T))``."""
+    columns_re, columns_im = _column_roots(table, N1, N2)
     re, im = _product(re, im, columns_re, -columns_im, PRECISION)
+    twiddle_re, twiddle_im = _twiddles(table, N1, N2)
     re, im = _times(re, im, twiddle_re, -twiddle_im)
+    rows_re, rows_im = _row_roots(table, N1, N2, ROWS)
     return _product(tl.trans(rows_re), -tl.trans(rows_im), re, im, PRECISION)
 
 
