@@ -36,6 +36,7 @@ def test_splits_and_order_are_those_of_the_images(digits):
     assert ours.tolist() == theirs.tolist()
     assert digits.fingerprint == images.fingerprint
     assert digits.augment == "none"
+    assert digits.name == "sequential-digits"
 
 
 def test_training_sees_the_pixels_as_they_are(digits):

@@ -105,6 +105,7 @@ class SequenceData(ImageData):
 
     def __init__(self, source: ImageSource, splits: Splits, size: int, channels: int, loading: Loading) -> None:
         super().__init__(source, splits, size, "none", loading)
+        self.name = f"sequential-{source.name}"
         self.length, self.channels = size * size, channels
         self._preprocessing = sequence_preprocessing(size, channels)
         self.mean, self.std = self._preprocessing["mean"], self._preprocessing["std"]

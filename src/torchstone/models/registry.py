@@ -131,6 +131,7 @@ def _build_timm(name: str, pretrained: bool | str | Path, kwargs: dict[str, Any]
 
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
+    _check_for_images(f"timm:{name}", kwargs)
     if isinstance(pretrained, bool):
         return timm.create_model(name, pretrained=pretrained, **kwargs)
     state = read_checkpoint(local_file(str(pretrained)))
@@ -147,6 +148,7 @@ def _build_torchvision(name: str, pretrained: bool | str | Path, kwargs: dict[st
 
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise unknown_name("torchvision model", name, torchvision.models.list_models(module=torchvision.models))
+    _check_for_images(f"torchvision:{name}", kwargs)
     if kwargs.pop("in_chans", 3) != 3:
         raise CallError(f"torchvision:{name} takes 3 channels only")
     if name in ("googlenet", "inception_v3"):
@@ -164,6 +166,12 @@ def _build_torchvision(name: str, pretrained: bool | str | Path, kwargs: dict[st
         del state[key]
     model.load_state_dict({**{key: own[key] for key in classifier}, **state})
     return model
+
+
+def _check_for_images(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse what networks of graphs and sequences are built with."""
+    if "in_channels" in kwargs:
+        raise CallError(f"{name} is a network for images; it takes neither sequences nor graphs")
 
 
 def _build_pyg(name: str, pretrained: bool | str | Path, kwargs: dict[str, Any]) -> nn.Module:

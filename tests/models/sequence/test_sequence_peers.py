@@ -36,3 +36,9 @@ def test_peers_are_candidates_by_their_library():
         parse_candidates(["torch:gru@pretrained"])
     with pytest.raises(UnknownName, match="transformer"):
         build_model("torch:transformr", **SIZES)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_networks_for_images_are_refused(name):
+    with pytest.raises(CallError, match=f"{name} is a network for images"):
+        build_model(name, **SIZES)
