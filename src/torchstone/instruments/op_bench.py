@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ROUNDS = 6
-_SETTLED = 4096
+_CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+SETTLED = 4096
 """The size from which on growth is read, where enough were measured; smaller ones tell of overheads."""
 
 
@@ -65,6 +67,7 @@ class OpBench:
         settings: other sizes of the operands.
         conditions: device, precision, threads.
         backward: whether a call is a forward and backward pass.
+        clock: what was read, the time on the wall or that of the processor.
         timings: by size, then contender.
         stopped: contender -> from which size on it was not run, and why.
         roof: what the device can do at most.
@@ -76,6 +79,7 @@ class OpBench:
     settings: Mapping[str, int]
     conditions: Conditions
     backward: bool
+    clock: str
     timings: tuple[OpTiming, ...]
     stopped: Mapping[str, tuple[int, str]]
     roof: Roof
@@ -95,7 +99,7 @@ class OpBench:
         The slope of a line through the logarithms of size and time, by least squares.
         """
         timings = self.of(contender)
-        settled = [timing for timing in timings if timing.size >= _SETTLED]
+        settled = [timing for timing in timings if timing.size >= SETTLED]
         return slope([(t.size, t.time.median_ms) for t in (settled if len(settled) >= 3 else timings)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,6 +134,7 @@ def bench(
     backward: bool = False,
     seconds: float = 0.5,
     limit: float = 5.0,
+    clock: str = "wall",
     progress: Callable[[str], None] | None = None,
 ) -> OpBench:
     """Time an operator and its peers on the same operands, interleaved in rounds, from small sizes to large ones.
@@ -146,11 +151,13 @@ def bench(
         backward: time forward and backward passes instead of forward passes.
         seconds: about how long each is timed at each size; at least three calls are.
         limit: seconds that one call may be expected to take.
+        clock: ``wall``, or ``processor`` for the time that this process computes, which others on a busy machine do
+            not lengthen: for a CPU with one thread.
         progress: called with what is being done.
 
     Raises:
-        UnknownName: no such operator, setting or contender.
-        CallError: a size or setting that is not positive.
+        UnknownName: no such operator, setting, contender or clock.
+        CallError: a size or setting that is not positive, or processor time of a device that is no CPU.
     """
     work, conditions = workload(op), conditions or Conditions()
     chosen = _chosen(work, contenders)
@@ -158,6 +165,10 @@ def bench(
     ascending = sorted(set(work.sizes if sizes is None else sizes))
     if not ascending or ascending[0] < 1:
         raise CallError(f"sizes must be positive integers, got {ascending}")
+    if clock not in _CLOCKS:
+        raise unknown_name("clock", clock, _CLOCKS)
+    if clock == "processor" and (conditions.device, conditions.threads) != ("cpu", 1):
+        raise CallError("processor time is that of a CPU with one thread")
     tell = progress or (lambda doing: None)
     tell("measuring what the device can do")
     roof = measure_roofline(
@@ -167,11 +178,11 @@ def bench(
     timings: list[OpTiming] = []
     stopped: dict[str, tuple[int, str]] = {}
     for size in ascending:
-        shapes = work.shapes(size, wanted)
-        operands = conditions.place_inputs(_operands(shapes))
+        operands = conditions.place_inputs(_operands(work.shapes(size, wanted)))
         expected = None
         calls: dict[str, Callable[[], Any]] = {}
         differences: dict[str, float | None] = {}
+        macs: dict[str, int] = {}
         for name, contender in chosen.items():
             if name in stopped:
                 continue
@@ -186,22 +197,24 @@ def bench(
                     expected = result if name == op else expected
                     differences[name] = _difference(result, expected) if contender.same and name != op else None
                     del result
-                calls[name] = _call(contender, operands, backward, conditions)
-                calls[name]()
+                call = _call(contender, operands, backward, conditions)
+                counter = FlopCounterMode(display=False, custom_mapping=mac_formulas())
+                with counter:
+                    call()
+                macs[name], calls[name] = counter.get_total_flops() // 2, call
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                calls.pop(name, None)
                 stopped[name] = (size, "it ran out of memory")
+        moved = _moved_bytes(operands, expected, backward)
         del expected
         tell(f"{work.size} {size}: timing")
-        measured, _ = interleave(calls, seconds, rounds=ROUNDS)
+        measured, _ = interleave(calls, seconds, rounds=ROUNDS, clock=_CLOCKS[clock])
         for name, times in measured.items():
-            macs, moved = _arithmetic(chosen[name], shapes, backward, conditions)
-            roof_ms = 1000 * roof.seconds(2 * macs, moved)
-            timings.append(OpTiming(name, size, timing(times), macs, moved, roof_ms, differences[name]))
+            roof_ms = 1000 * roof.seconds(2 * macs[name], moved)
+            timings.append(OpTiming(name, size, timing(times), macs[name], moved, roof_ms, differences[name]))
     return OpBench(
-        op, work.size, wanted, conditions, backward, tuple(timings), stopped, roof, environment.describe()
+        op, work.size, wanted, conditions, backward, clock, tuple(timings), stopped, roof, environment.describe()
     )
 
 
@@ -242,19 +255,14 @@ def _call(
 
     def both() -> None:
         with torch.inference_mode(False), torch.enable_grad():
-            _differentiate(contender, operands)
+            result = contender.call(*operands)
+            torch.autograd.grad(result, list(operands), torch.ones_like(result), allow_unused=True)
         conditions.synchronize()
 
     if backward:
         for x in operands:
             x.requires_grad_()
     return both if backward else forward
-
-
-def _differentiate(contender: Contender, operands: Sequence[Tensor]) -> Tensor:
-    result = contender.call(*operands)
-    torch.autograd.grad(result, list(operands), torch.ones_like(result), allow_unused=True)
-    return result
 
 
 def _foreseen(known: Sequence[OpTiming], size: int) -> float:
@@ -268,13 +276,9 @@ def _foreseen(known: Sequence[OpTiming], size: int) -> float:
     return last.time.median_ms / 1000 * (size / last.size) ** max(1.0, exponent)
 
 
-def _arithmetic(contender: Contender, shapes: Shapes, backward: bool, conditions: Conditions) -> tuple[int, int]:
-    """MACs of a call, and bytes of what goes in and comes out of it, counted without any numbers."""
-    operands = [torch.empty(shape, device="meta", requires_grad=backward) for shape in shapes]
-    counter = FlopCounterMode(display=False, custom_mapping=mac_formulas())
-    with counter:
-        result = _differentiate(contender, operands) if backward else contender.call(*operands)
-    read, written = sum(math.prod(shape) for shape in shapes), result.numel()
-    elements = 3 * read + 2 * written if backward else read + written
-    (probe,) = conditions.place_inputs([torch.empty(1)])
-    return counter.get_total_flops() // 2, elements * probe.element_size()
+def _moved_bytes(operands: Sequence[Tensor], result: Tensor | None, backward: bool) -> int:
+    """Bytes of what goes into a call and comes out of it; a backward pass reads it all again, and writes gradients."""
+    if result is None:  # the operator itself had to stop
+        result = operands[0]
+    read, written = (sum(x.nbytes for x in tensors) for tensors in (operands, (result,)))
+    return 3 * read + 2 * written if backward else read + written

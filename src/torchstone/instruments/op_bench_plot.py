@@ -48,7 +48,8 @@ def op_bench_figure(bench: OpBench) -> go.Figure:
     )
     sizes = sorted({t.size for t in bench.timings})
     figure.update_xaxes(type="log", title=bench.size_name, tickvals=sizes, ticktext=[short(size) for size in sizes])
-    figure.update_yaxes(type="log", title="time of a call, ms", dtick=1)
+    unit = "processor time" if bench.clock == "processor" else "time"
+    figure.update_yaxes(type="log", title=f"{unit} of a call, ms", dtick=1)
     what = "forward and backward pass" if bench.backward else "forward pass"
     settings = ", ".join(f"{name} {value}" for name, value in bench.settings.items())
     where = f"{bench.conditions.device}, {bench.conditions.dtype}"

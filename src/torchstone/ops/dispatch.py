@@ -24,27 +24,26 @@ _AMPERE = (8, 0)
 
 
 def takes_kernels(*tensors: Tensor, dtypes: Collection[torch.dtype]) -> bool:
-    """Whether a call may leave the reference.
+    """Whether a call may take the operator with kernels.
 
-    It may when nothing is exported and all tensors are on CUDA devices from Ampere on, of one of the types, and not
-    empty. Whether the sizes fit is for the operator to add.
+    It may when nothing is exported and all tensors are on a CUDA device, of one of the types, and not empty. Whether
+    the sizes fit is for the operator to add; whether the device is recent enough, for the operator's implementation
+    (:func:`has_kernels`), since a graph that is being captured cannot ask.
 
     Args:
         tensors: the operands of the call.
         dtypes: the types that the kernels read.
     """
-    if torch.compiler.is_exporting() or not all(x.is_cuda and x.dtype in dtypes and x.numel() for x in tensors):
+    if torch.compiler.is_exporting():
         return False
-    return _has_triton() and all(_supported(x.device) for x in tensors)
+    return all(x.is_cuda and x.dtype in dtypes and x.numel() > 0 for x in tensors)
 
 
 @cache
-def _has_triton() -> bool:
-    return torch.version.cuda is not None and find_spec("triton") is not None
-
-
-@cache
-def _supported(device: torch.device) -> bool:
+def has_kernels(device: torch.device) -> bool:
+    """Whether Triton's kernels run on a device; where not, an operator's implementation is its reference."""
+    if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
+        return False
     return torch.cuda.get_device_capability(device) >= _AMPERE
 
 

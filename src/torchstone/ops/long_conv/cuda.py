@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.ops.dispatch import kernel_op, takes_kernels
-from torchstone.ops.long_conv.reference import transform_length
+from torchstone.ops.dispatch import has_kernels, kernel_op, takes_kernels
+from torchstone.ops.long_conv import reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_TRANSFORM = 4096
@@ -39,7 +39,7 @@ def _gradients(
 
 def _transforms_flops(u: Sequence[int], taps: Sequence[int], ahead: int, transforms: int) -> int:
     """As the reference is counted: 2.5 n log2 n for each real transform of n points."""
-    points = transform_length(u[-1], taps[-1], ahead)
+    points = reference.transform_length(u[-1], taps[-1], ahead)
     return round(2.5 * transforms * points * log2(points))
 
 
@@ -65,20 +65,31 @@ def _backward_flops(
     return _transforms_flops(u, taps, ahead, channels * transforms)
 
 
-@kernel_op("long_conv_backward", fake=_gradients, flops=_backward_flops)
-def convolve_backward(
+def run(u: Tensor, taps: Tensor, ahead: int) -> Tensor:
+    """The operator's implementation; as ``reference.convolve``."""
+    if not has_kernels(u.device):
+        return reference.convolve(u, taps, ahead)
+
+    from torchstone.ops.long_conv import triton_kernels
+
+    return triton_kernels.convolve(u, taps, ahead)
+
+
+def run_backward(
     gradient: Tensor, u: Tensor, taps: Tensor, ahead: int, wants_u: bool, wants_taps: bool
 ) -> tuple[Tensor, Tensor]:
+    """Its gradient's; an empty tensor for a gradient that is not wanted."""
+    if not has_kernels(u.device):
+        u_gradient, taps_gradient = reference.convolve_backward(gradient, u, taps, ahead)
+        return u_gradient if wants_u else u.new_empty(0), taps_gradient if wants_taps else taps.new_empty(0)
+
     from torchstone.ops.long_conv import triton_kernels
 
     return triton_kernels.convolve_backward(gradient, u, taps, ahead, wants_u, wants_taps)
 
 
-@kernel_op("long_conv", fake=_output, flops=_flops)
-def convolve(u: Tensor, taps: Tensor, ahead: int) -> Tensor:
-    from torchstone.ops.long_conv import triton_kernels
-
-    return triton_kernels.convolve(u, taps, ahead)
+convolve = kernel_op("long_conv", fake=_output, flops=_flops)(run)
+convolve_backward = kernel_op("long_conv_backward", fake=_gradients, flops=_backward_flops)(run_backward)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:

@@ -58,6 +58,32 @@ def convolve(u: Tensor, taps: Tensor, ahead: int) -> Tensor:
     return torch.fft.irfft(spectrum, points)[..., ahead : ahead + length].to(result)
 
 
+def convolve_backward(gradient: Tensor, u: Tensor, taps: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
+    """Gradients of :func:`convolve`, written out: both are correlations, products with a conjugate spectrum.
+
+    ``du[s] = sum_t gradient[t] taps[t - s + ahead]`` and ``dtaps[j] = sum_t gradient[t] u[t + ahead - j]``, summed over
+    the kernels and over the batch.
+
+    Args:
+        gradient: of the output, (B, C, H, L).
+        u: (B, H, L).
+        taps: (C, H, J).
+        ahead: index of the tap of the present.
+
+    Returns:
+        Gradients of ``u`` and ``taps``.
+    """
+    length, lags = u.shape[-1], taps.shape[-1]
+    dtype = accurate(u, taps)
+    points = transform_length(length, lags, ahead)
+    spectra = (torch.fft.rfft(x.to(dtype), points) for x in (gradient, u, taps))
+    gradient_spectrum, u_spectrum, taps_spectrum = spectra
+    by_lag = torch.fft.irfft((gradient_spectrum * u_spectrum.conj()[:, None]).sum(0), points)
+    by_time = torch.fft.irfft((gradient_spectrum * taps_spectrum.conj()).sum(1), points)
+    u_gradient, taps_gradient = by_time.roll(ahead, -1)[..., :length], by_lag.roll(ahead, -1)[..., :lags]
+    return u_gradient.to(u.dtype).contiguous(), taps_gradient.to(taps.dtype).contiguous()
+
+
 def transform_length(length: int, taps: int, ahead: int) -> int:
     """Points of the Fourier transforms: enough that nothing wraps round, and a length that is transformed fast."""
     if isinstance(length, torch.SymInt):

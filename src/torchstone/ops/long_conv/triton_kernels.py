@@ -112,7 +112,7 @@ def _sizes(length: int, taps: int, ahead: int) -> dict[str, int]:
 
 
 def _launch(sizes: dict[str, int]) -> dict[str, int]:
-    return {"num_warps": 4 if sizes["N1"] * sizes["N2"] <= 1024 else 8, "num_stages": 1}
+    return {"num_warps": 4 if sizes["N1"] * sizes["N2"] <= 512 else 8, "num_stages": 1}
 
 
 def _share(channels: int, pairs: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from _op import OP_CALLS, Calling
+from _ops import OP_CALLS, Calling
 from torch.autograd import gradcheck
 
 
