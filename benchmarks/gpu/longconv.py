@@ -4,21 +4,18 @@ The network of sequential CIFAR-10 (6 x 256 here) classifies sequences of 1024 a
 step: with the op's kernels where they fit, with the authors' product of spectra in plain operations, and as an encoder
 of the same width and depth.
 
-    python benchmarks/gpu/longconv.py
+    benchmarks/gpu.sh longconv
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from rounds import alternate, ratio, spread
+from torch import Tensor, nn
 
 from torchstone.environment import write_result
 from torchstone.models.registry import build_model
@@ -75,7 +72,7 @@ def main() -> None:
             }
         print(length, found[str(length)], flush=True)
     sizes = {"batch": given.batch, "width": given.width, "depth": given.depth}
-    write_result(given.result, command="python benchmarks/gpu/longconv.py", seeds=[0], results={**sizes, **found})
+    write_result(given.result, command="benchmarks/gpu.sh longconv", seeds=[0], results={**sizes, **found})
 
 
 if __name__ == "__main__":
