@@ -39,7 +39,7 @@ class BlockFFT(nn.Module):
         CallError: a learning rate, a dropout or channels out of range; additive without learned.
         UnknownName: an activation that does not exist.
 
-    Source: Section 3.3 of the paper and the authors' ``BlockFFT``.
+    Source: the paper's learned butterfly and the authors' ``BlockFFT``.
     """
 
     def __init__(

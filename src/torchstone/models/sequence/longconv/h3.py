@@ -35,7 +35,7 @@ class H3LongConv(nn.Module):
         max_length: the kernels' reach in steps; longer sequences are taken.
         kernel: arguments of :class:`LongConvKernel`, for both kernels.
 
-    Source: Section 4.3 and the authors' ``H3Conv``.
+    Source: the authors' ``H3Conv``.
     """
 
     def __init__(self, width: int, max_length: int, *, kernel: Mapping[str, Any] | None = None) -> None:

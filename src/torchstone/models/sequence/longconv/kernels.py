@@ -1,7 +1,7 @@
 """Kernels as long as the sequence, and what keeps them trainable: squash, smooth, dropout, their own learning rate.
 
-A free kernel of thousands of taps overfits. Two regularisers act on it on its way to the convolution (Section 3.2 of
-the paper, in this order; k is a kernel of K taps)::
+A free kernel of thousands of taps overfits. Two regularisers act on it on its way to the convolution (in this order;
+k is a kernel of K taps)::
 
     smooth     k_j <- 1/w sum_|i| <= w/2 k_(j + i)                    mean over a window of w taps, zeros outside
         or     K_f <- sum_|n| <= w/2 exp(-n^2 / 2) K_(f + n)          Gaussian window over the kernel's spectrum

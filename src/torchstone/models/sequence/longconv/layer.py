@@ -109,7 +109,7 @@ class LongConv(nn.Module):
         tie_dropout: one draw for all steps of a channel.
         kernel: arguments of :class:`LongConvKernel`: ``squash``, ``dropout``, ``smooth``, ``window``, ``init``, ``lr``.
 
-    Source: Section 3 and the authors' ``LongConv``.
+    Source: the authors' ``LongConv``.
     """
 
     def __init__(
