@@ -8,7 +8,7 @@ it holds in part when the interval includes zero.
 
     python benchmarks/claim_longconv.py
 
-About 3 minutes on two idle cores. Killed, the same command goes on where it was.
+Some minutes on two cores. Killed, the same command goes on where it was.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from torchstone.data import open_images, open_sequences
 from torchstone.data.sequences import image_source_of, is_sequence_source, preprocess_sequences
-from torchstone.errors import CallError, DataError
+from torchstone.errors import CallError, DataError, UnknownName
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,9 @@ def test_sources_are_told_apart():
     assert is_sequence_source("sequential-cifar10-grey")
     assert image_source_of("sequential-cifar10-grey") == ("cifar10", 1)
     assert not is_sequence_source("digits")
+    assert is_sequence_source("sequential-digitz")
+    with pytest.raises(UnknownName, match="did you mean 'sequential-digits'"):
+        open_sequences("sequential-digitz", batch_size=4)
     with pytest.raises(CallError, match="sequential:PATH"):
         open_sequences("sequential:", batch_size=4)
     with pytest.raises(DataError, match="nowhere"):

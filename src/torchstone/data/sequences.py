@@ -7,6 +7,7 @@ of the image data set; nothing is augmented, because what moves an image scatter
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torchstone.data.examination import ImageSource, Progress
 from torchstone.data.images import ImageData, Loading, Splits, check_split, checked_loading, checked_size, split
 from torchstone.data.preprocessing import AnyImage, imagenet_preprocessing, pixels
 from torchstone.data.sources import open_source
-from torchstone.errors import CallError
+from torchstone.errors import CallError, unknown_name
 
 SEQUENCE_SOURCES = {
     "sequential-digits": "scikit-learn's 1797 handwritten digits, 64 steps of one channel, 10 classes; bundled",
@@ -37,25 +38,25 @@ _LARGEST_DEFAULT = 32  # pixels: 1024 steps
 
 
 def is_sequence_source(source: str) -> bool:
-    """Whether a name or path means images as sequences."""
-    return source in SEQUENCE_SOURCES or source.startswith((COLOUR, GREY))
+    """Whether a name or path means images as sequences; a mistyped name does, too."""
+    return source.startswith((COLOUR, GREY)) or (source.startswith("sequential-") and not Path(source).exists())
 
 
 def image_source_of(source: str) -> tuple[str, int]:
     """The image data set behind a source of sequences, and the channels of a step.
 
     Raises:
-        CallError: it is no source of sequences.
+        UnknownName: it is no source of sequences; the nearest are given.
+        CallError: the path is missing.
     """
     if source in _NAMED:
         return _NAMED[source]
     for prefix, channels in ((COLOUR, 3), (GREY, 1)):
         if source.startswith(prefix) and source != prefix:
             return source.removeprefix(prefix), channels
-    raise CallError(
-        f"{source!r} is no source of sequences: write {', '.join(SEQUENCE_SOURCES)}, {COLOUR}PATH or {GREY}PATH with "
-        "the path of an image data set"
-    )
+    if source in (COLOUR, GREY):
+        raise CallError(f"{source!r} needs the path of an image data set behind it: {source}PATH")
+    raise unknown_name("source of sequences", source, [*SEQUENCE_SOURCES, f"{COLOUR}PATH", f"{GREY}PATH"])
 
 
 def open_sequences(
