@@ -24,7 +24,7 @@ KERNELS: dict[str, dict[str, Any]] = {  # arguments of the network
     FREE: {"squash": 0.0, "kernel_dropout": 0.0},
     DROPPED: {"squash": 0.0, "kernel_dropout": 0.2},
     SQUASHED: {"squash": 0.003, "kernel_dropout": 0.2},
-    BOTH: {"squash": 0.003, "kernel_dropout": 0.2, "smooth": "time"},
+    BOTH: {"squash": 0.001, "kernel_dropout": 0.2, "smooth": "time"},  # of smoothed taps fewer are large
 }
 
 
