@@ -78,7 +78,8 @@ class LongConvKernel(nn.Module):
         maps: M, kernels of each channel.
         channels: H.
         taps: K, the kernels' length.
-        squash: lambda, the threshold below which a tap is zero; 0 is no squashing.
+        squash: lambda, the threshold below which a tap is zero; 0 is no squashing. Taps below it get no gradient, so
+            it should leave some of a fresh kernel; smoothing over w taps makes fresh ones smaller by sqrt(w).
         dropout: rate at which taps are dropped while training (what is left is scaled by 1 / (1 - rate)).
         smooth: None, ``"time"`` or ``"frequency"``.
         window: w, the width of the smoothing: taps (odd) or bins.
