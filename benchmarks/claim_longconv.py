@@ -2,9 +2,9 @@
 
 Trains longconv_mini, two layers of two-sided kernels, on handwritten digits read pixel by pixel, with the kernels free,
 dropped at random, squashed (and dropped) with two thresholds, and squashed and smoothed. Nothing else differs; protocol
-and seeds are the same for all, and the test sequences are read once, at the end. The claim holds when squashed kernels are more accurate
-than free ones and the 95 % interval of the difference (paired bootstrap over test sequences and seeds) lies above zero;
-it holds in part when the interval includes zero.
+and seeds are the same for all, and the test sequences are read once, at the end. The claim holds when squashed kernels
+are more accurate than free ones and the 95 % interval of the difference (paired bootstrap over test sequences and
+seeds) lies above zero; it holds in part when the interval includes zero.
 
     python benchmarks/claim_longconv.py
 
