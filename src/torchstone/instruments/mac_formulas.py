@@ -222,6 +222,13 @@ def _convolution(x: Shape, weight: Shape, *args: Any, out_shape: Shape, **kwargs
     return out_shape[0] * prod(out_shape[2:]) * prod(weight)
 
 
+@_counts("convolution_backward", raw=True)
+def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> int:
+    """As much as the convolution for each of the gradients of input and weight; torch's own formula forgets groups."""
+    *_, transposed, _, _, wanted = args
+    return (x if transposed else gradient).numel() * weight[0].numel() * sum(map(bool, wanted[:2]))
+
+
 @_counts("deform_conv2d", namespace="torchvision")
 def _deformable_convolution(x: Shape, weight: Shape, *args: Any, out_shape: Shape, **kwargs: Any) -> int:
     """The convolution, and before it the bilinear sample of every channel at every tap: four MACs each."""

@@ -54,7 +54,8 @@ def op_bench_figure(bench: OpBench) -> go.Figure:
     settings = ", ".join(f"{name} {value}" for name, value in bench.settings.items())
     where = f"{bench.conditions.device}, {bench.conditions.dtype}"
     threads = f", threads {bench.conditions.threads}" if bench.conditions.device == "cpu" else ""
-    return styled(figure, f"{bench.op} and its peers", f"{what}; {settings}; {where}{threads}")
+    styled(figure, f"{bench.op} and its peers", f"{what}; {settings}; {where}{threads}")
+    return figure.update_layout(legend_y=-0.22)
 
 
 def short(size: int) -> str:
