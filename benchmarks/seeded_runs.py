@@ -58,9 +58,10 @@ def _open(data: str, threads: int) -> None:
     import torch
 
     from torchstone.data import open_source
+    from torchstone.data.sequences import image_source_of, is_sequence_source
 
     torch.set_num_threads(threads)
-    _source = open_source(data)
+    _source = open_source(image_source_of(data)[0] if is_sequence_source(data) else data)
 
 
 def _run(recipe: Recipe, out: Path) -> list[float]:

@@ -30,7 +30,10 @@ def _training(words: str) -> Any:
 
 
 def compare(
-    data: Annotated[str, typer.Option(help="digits, cifar10, cora, ..., a folder tree, Parquet or a graph (.npz).")],
+    data: Annotated[
+        str,
+        typer.Option(help="digits, cifar10, sequential-digits, cora, ..., a folder tree, Parquet or a graph (.npz)."),
+    ],
     models: Annotated[list[str], typer.Option(help="Candidates; several after one flag, globs in quotes.")],
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")],
     limits: Annotated[
@@ -62,8 +65,9 @@ def compare(
     """Compare models on your data: scores with intervals, costs, a report.
 
     A candidate is written \\[method+]model\\[@weights]\\[+transform\\[:key=value]...].
-    The model is one of ours (torchstone list), timm:NAME, torchvision:NAME
-    or pyg:NAME (gcn, gat, sage, gin, appnp), and may be a glob.
+    The model is one of ours (torchstone list), timm:NAME, torchvision:NAME,
+    pyg:NAME (gcn, gat, sage, gin, appnp) or torch:NAME (transformer, lstm,
+    gru), and may be a glob.
     Weights are pretrained, a path or a URL.
 
     Stop it whenever you like: the same command goes on where it stopped.

@@ -113,7 +113,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone; needs --csv or --json.")] = False,
 ) -> None:
-    """Classify images or, with a run that was trained on a graph, its nodes.
+    """Classify images (whole, or as sequences where the run was trained on them) or, with a run on a graph, its nodes.
 
     An image that cannot be read is named with the reason, and the others go on.
     The exit code is 1 when none could be read.

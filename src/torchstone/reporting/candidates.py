@@ -1,11 +1,12 @@
 """Candidates of a comparison: how they are written, and what a written one stands for.
 
     candidate = [ method "+" ] model { "+" transform }       steps in the order they run
-    model     = [ library ":" ] name [ "@" weights ]          library: timm, torchvision, pyg; without one it is ours
+    model     = [ library ":" ] name [ "@" weights ]          library: timm, torchvision, pyg, torch; else it is ours
     transform = name { ":" key "=" value }
     weights   = "pretrained" | path | URL
 
-PyTorch Geometric's networks (gcn, gat, ...) need no ``pyg:`` before them. A model's name may be a glob (``*_mini32``,
+PyTorch Geometric's networks (gcn, gat, ...) need no ``pyg:`` before them; PyTorch's own sequence networks are
+``torch:transformer``, ``torch:lstm`` and ``torch:gru``. A model's name may be a glob (``*_mini32``,
 ``timm:resnet1*``), which stands for one candidate per model that matches.
 """
 
@@ -23,11 +24,14 @@ from torchstone import catalog
 from torchstone.errors import CallError, unknown_name
 from torchstone.reporting.results import STARTS
 
-LIBRARIES = ("timm", "torchvision", "pyg")
+LIBRARIES = ("timm", "torchvision", "pyg", "torch")
 PRETRAINED = "pretrained"
 
 GRAPH_PEERS = ("appnp", "gat", "gcn", "gin", "sage")
 """Networks of PyTorch Geometric that are known without ``pyg:``."""
+
+SEQUENCE_PEERS = ("gru", "lstm", "transformer")
+"""Sequence networks of PyTorch, after ``torch:``."""
 
 _PREFIXES = tuple(f"{library}:" for library in LIBRARIES)
 _GLOB = re.compile(r"[*?\[]")
@@ -65,7 +69,7 @@ class Candidate:
 
     @property
     def source(self) -> str:
-        """Where the model comes from: ``torchstone``, ``timm``, ``torchvision`` or ``pyg``."""
+        """Where the model comes from: ``torchstone``, ``timm``, ``torchvision``, ``pyg`` or ``torch``."""
         return self.model.rpartition(":")[0] or "torchstone"
 
     @property
@@ -238,7 +242,8 @@ def _names(library: str) -> list[str]:
         from torchvision import models
 
         return models.list_models(module=models)
-    return list(GRAPH_PEERS) if library == "pyg" else sorted(catalog.variants())
+    peers = {"pyg": GRAPH_PEERS, "torch": SEQUENCE_PEERS}
+    return list(peers[library]) if library in peers else sorted(catalog.variants())
 
 
 def _has(library: str, name: str) -> bool:
@@ -277,6 +282,8 @@ def _missing_weights(candidate: Candidate) -> str:
         return "" if len(models.get_model_weights(name)) else "torchvision has none for it"
     if candidate.source == "pyg":
         return "PyTorch Geometric has none for it"
+    if candidate.source == "torch":
+        return "PyTorch has none for it"
     assert candidate.card is not None
     variant = candidate.card.variant(name)
     if variant.weights:

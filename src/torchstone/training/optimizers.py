@@ -26,6 +26,24 @@ def undecayed_parameters(model: nn.Module) -> frozenset[str]:
     )
 
 
+def parameter_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What modules say of their own parameters in ``parameter_settings()``, by the parameters' full names.
+
+    A setting may have ``lr``, an absolute learning rate that follows the recipe's schedule (None is the recipe's), and
+    ``weight_decay`` 0.
+    """
+    return {
+        _bare(f"{prefix}.{name}" if prefix else name): setting
+        for prefix, module in model.named_modules()
+        for name, setting in getattr(module, "parameter_settings", dict)().items()
+    }
+
+
+def _bare(name: str) -> str:
+    """A parameter's name without what sharding adds to it."""
+    return name.replace("_fsdp_wrapped_module.", "")
+
+
 def create_optimizer(model: nn.Module, train: TrainSpec, undecayed: frozenset[str]) -> torch.optim.Optimizer:
     """Build a recipe's optimizer.
 
@@ -39,10 +57,13 @@ def create_optimizer(model: nn.Module, train: TrainSpec, undecayed: frozenset[st
         CallError: a setting that this optimizer does not have.
     """
     check_optimizer(train)
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    own = parameter_settings(model)
+    groups: dict[tuple[bool, float | None], list[nn.Parameter]] = {(True, None): [], (False, None): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[name.replace("_fsdp_wrapped_module.", "") not in undecayed].append(parameter)
+            setting = own.get(_bare(name), {})
+            decays = _bare(name) not in undecayed and setting.get("weight_decay") != 0
+            groups.setdefault((decays, setting.get("lr")), []).append(parameter)
     settings: dict[str, Any] = dict(train.optimizer_args)
     clips_mixed = train.clip_grad is not None and train.precision != "32-true"  # Lightning refuses that when fused
     if get_optimizer_info(_base(train.optimizer)).opt_class in _FUSED and not clips_mixed:
@@ -52,8 +73,12 @@ def create_optimizer(model: nn.Module, train: TrainSpec, undecayed: frozenset[st
     try:
         return create_optimizer_v2(
             [
-                {"params": parameters, "weight_decay": train.weight_decay if decayed else 0.0}
-                for decayed, parameters in groups.items()
+                {
+                    "params": parameters,
+                    "weight_decay": train.weight_decay if decays else 0.0,
+                    **({} if lr is None else {"lr_scale": lr / train.lr}),
+                }
+                for (decays, lr), parameters in groups.items()
                 if parameters
             ],
             opt=train.optimizer,

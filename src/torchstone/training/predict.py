@@ -1,4 +1,4 @@
-"""Classifying images, or the nodes of a graph, with a trained run or with a model and its weights.
+"""Classifying images, whole or as sequences, or the nodes of a graph, with a trained run or a model and its weights.
 
 predict("runs/digits", ["scan.png"])
 predict("timm:resnet18@pretrained", ["photos/"])
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchstone.data.folders import EXTENSIONS
 from torchstone.data.graphs import read_graph
 from torchstone.data.preprocessing import preprocess
+from torchstone.data.sequences import preprocess_sequences
 from torchstone.errors import CallError, DataError
 from torchstone.models.pretrained import read_checkpoint
 from torchstone.models.registry import build_model
@@ -56,11 +57,13 @@ class Classifier:
         model: in eval mode.
         classes: name of each logit.
         preprocessing: how an image becomes its input.
+        prepare: makes the input of images and the preprocessing.
     """
 
     model: nn.Module
     classes: list[str]
     preprocessing: dict[str, Any]
+    prepare: Callable[[Path, dict[str, Any]], Tensor] = preprocess
 
 
 def predict(
@@ -99,7 +102,7 @@ def predict(
     model = classifier.model.to(where)
     predictions: list[Prediction] = []
     with torch.inference_mode():
-        for batch in _batches(images, classifier.preprocessing, batch_size):
+        for batch in _batches(images, classifier, batch_size):
             readable = [inputs for inputs in batch if isinstance(inputs, Tensor)]
             likely = iter(_most_probable(model, [torch.stack(readable).to(where)], top) if readable else [])
             for inputs in batch:
@@ -146,12 +149,12 @@ def _most_probable(model: nn.Module, inputs: Sequence[Tensor], top: int) -> Iter
         yield list(zip(*row, strict=True))
 
 
-def _batches(images: list[Path], preprocessing: dict[str, Any], batch_size: int) -> Iterator[list[Tensor | str]]:
-    """Batches of prepared images (3, H, W), with the reason in place of one that cannot be read."""
+def _batches(images: list[Path], classifier: Classifier, batch_size: int) -> Iterator[list[Tensor | str]]:
+    """Batches of prepared images, with the reason in place of one that cannot be read."""
 
     def prepare(path: Path) -> Tensor | str:
         try:
-            return preprocess(path, preprocessing)[0]
+            return classifier.prepare(path, classifier.preprocessing)[0]
         except DataError as error:
             return str(error)
 
@@ -190,7 +193,8 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
     """
     if Path(run_or_model).is_dir():
         model, info = load_run(run_or_model)
-        return Classifier(model, info.classes, info.preprocessing)
+        prepare = preprocess_sequences if info.recipe.task == "sequence-classification" else preprocess
+        return Classifier(model, info.classes, info.preprocessing, prepare)
     name, _, weights = str(run_or_model).partition("@")
     if not weights:
         raise CallError(

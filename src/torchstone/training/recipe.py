@@ -135,7 +135,7 @@ class ModelSpec(_Checked):
     """Which network is trained.
 
     Args:
-        name: a model of ours, ``timm:NAME`` or ``torchvision:NAME``.
+        name: a model of ours, ``timm:NAME``, ``torchvision:NAME``, ``pyg:NAME`` or ``torch:NAME``.
         args: the network's own arguments.
         weights: None (from scratch), ``"pretrained"`` (the released weights), or a file's path or URL.
     """

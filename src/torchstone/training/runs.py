@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone import __version__, environment
+from torchstone.data.sequences import COLOUR, GREY
 from torchstone.errors import CallError
 from torchstone.files import append_jsonl, read_json, write_json, write_text, writing
 from torchstone.models.pretrained import read_checkpoint
@@ -368,8 +369,10 @@ def resolved(recipe: Recipe, named_sources: Container[str]) -> Recipe:
         named_sources: data sources that are names, whatever folders of that name there are.
     """
     data, model = recipe.data, recipe.model
-    if data.source not in named_sources and Path(data.source).exists():
-        data = dataclasses.replace(data, source=str(Path(data.source).resolve()))
+    reading = next((prefix for prefix in (COLOUR, GREY) if data.source.startswith(prefix)), "")
+    path = Path(data.source.removeprefix(reading))
+    if data.source not in named_sources and path.exists():
+        data = dataclasses.replace(data, source=f"{reading}{path.resolve()}")
     if model.weights is not None and Path(model.weights).is_file():
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
     return dataclasses.replace(recipe, data=data, model=model)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from torchstone.data.graphs import SOURCES as GRAPH_SOURCES
 from torchstone.data.graphs import GraphData, open_graph
 from torchstone.data.images import ImageData, open_images
+from torchstone.data.sequences import SEQUENCE_SOURCES, SequenceData, is_sequence_source, open_sequences
 from torchstone.data.sources import IMAGE_SOURCES
 from torchstone.errors import CallError, unknown_name
 from torchstone.instruments.description import GraphDescription, ModelDescription
@@ -270,6 +271,63 @@ class NodeClassification(Task):
         return (outputs.argmax(1) == targets).float()
 
 
+class SequenceClassification(Task):
+    """Sequences to one of a fixed list of classes: pixels of images in raster order.
+
+    A model takes ``in_channels``, ``num_classes`` and ``max_length`` and maps (B, L, in_channels) to logits.
+    """
+
+    name = "sequence-classification"
+    metric = "accuracy"
+    maximize = True
+    error_view = "confusion"
+    peer_lr = 2e-3
+    sources = SEQUENCE_SOURCES
+
+    def recognises(self, source: str) -> bool:
+        return is_sequence_source(source)
+
+    def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> SequenceData:
+        _refuse("data", data, ("split", "directed"), "graphs", "sequences")
+        _refuse("train", train, ("mixup", "cutmix"), "images", "sequences")
+        if data.augment not in ("auto", "none"):
+            raise CallError(f"data.augment={data.augment} is for images; sequences are not augmented: remove it")
+        return open_sequences(
+            data.source,
+            opened=source,
+            size=data.size,
+            batch_size=train.batch_size // train.accumulate,
+            seed=seed,
+            split_seed=data.split_seed,
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+            workers=data.workers,
+            limit=data.limit,
+        )
+
+    def model_args(self, data: SequenceData) -> dict[str, Any]:
+        return {"num_classes": data.num_classes, "in_channels": data.channels, "max_length": data.length}
+
+    def module(self, model: nn.Module, recipe: Recipe, data: SequenceData) -> Classification:
+        return Classification(
+            model,
+            recipe.train,
+            seed=recipe.seed,
+            steps_per_epoch=len(data.train_dataloader()) // recipe.train.accumulate,
+            num_classes=data.num_classes,
+        )
+
+    def probe_inputs(self, data: SequenceData, batch_size: int) -> tuple[Tensor, ...]:
+        shape = (batch_size, data.length, data.channels)
+        return (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(1)
+
+    def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) == targets).float()
+
+
 def _refuse(section: str, spec: DataSpec | TrainSpec, keys: Sequence[str], kind: str, given: str) -> None:
     """Refuse settings that these data cannot have."""
     usual = {field.name: field.default for field in dataclasses.fields(spec)}
@@ -278,11 +336,13 @@ def _refuse(section: str, spec: DataSpec | TrainSpec, keys: Sequence[str], kind:
             raise CallError(f"{section}.{key} is for {kind}; it means nothing for {given}: remove it")
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (ImageClassification(), NodeClassification())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (ImageClassification(), NodeClassification(), SequenceClassification())
+}
 
 
 def task_of(source: str) -> Task:
-    """The task that a data source is for: node classification for a graph, else image classification."""
+    """The task that a data source is for: nodes for a graph, sequences where it says so, else image classification."""
     return next((task for task in TASKS.values() if task.recognises(source)), TASKS[ImageClassification.name])
 
 

@@ -53,7 +53,8 @@ def convolve(u: Tensor, taps: Tensor, ahead: int) -> Tensor:
     if not isinstance(length, torch.SymInt) and not (u.numel() and taps.numel()):
         return torch.einsum("bhl,chj->bchl", u.to(result), taps.to(result))  # sums of nothing
     points = transform_length(length, taps.shape[-1], ahead)
-    spectrum = torch.fft.rfft(u.to(dtype), points)[:, None] * torch.fft.rfft(taps.to(dtype), points)  # (B, C, H, n/2+1)
+    # The axis of the maps comes before the transform: ONNX has no views of complex tensors.
+    spectrum = torch.fft.rfft(u.to(dtype)[:, None], points) * torch.fft.rfft(taps.to(dtype), points)  # (B, C, H, n/2+1)
     return torch.fft.irfft(spectrum, points)[..., ahead : ahead + length].to(result)
 
 
