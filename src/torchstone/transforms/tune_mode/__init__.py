@@ -37,12 +37,11 @@ from torch import Tensor, nn
 from torchstone.errors import CallError, unknown_name
 from torchstone.transforms.contract import Batches, Finetune, Plan, Report, Result, as_inputs
 from torchstone.transforms.tune_mode.modules import (
-    TuneLayer,
     channels,
     fold,
     folded_layer,
     folded_norm,
-    freeze as freeze_norm,
+    freeze_norm,
     is_layer,
     is_norm,
     pair,
@@ -132,7 +131,9 @@ def replay(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     blocks = [(_block_part(model, layer, is_layer), _block_part(model, norm, is_norm)) for layer, norm in plan["pairs"]]
     for (layer, norm), names in zip(blocks, plan["pairs"], strict=True):
         if channels(layer) != norm.num_features:
-            raise CallError(f"the plan does not fit: {names[0]} has {channels(layer)} channels, {names[1]} another number")
+            raise CallError(
+                f"the plan does not fit: {names[0]} has {channels(layer)} channels, {names[1]} {norm.num_features}"
+            )
     for layer, norm in blocks:
         if mode == "deploy":
             unpair(norm)

@@ -142,7 +142,7 @@ class TuneLinear(TuneLayer, nn.Linear):
 
 
 class TuneNorm(nn.Module):
-    """What norms of a network in Tune mode share. They are not built: :func:`pair` and :func:`freeze` turn norms into
+    """What norms of a network in Tune mode share. They are not built: :func:`pair` and :func:`freeze_norm` turn norms into
     them."""
 
     _layer: tuple[TuneLayer] | tuple[()] = ()
@@ -245,7 +245,7 @@ def pair(layer: nn.Module, norm: nn.Module) -> None:
     norm._layer = (layer,)  # type: ignore[assignment]
 
 
-def freeze(norm: nn.Module) -> None:
+def freeze_norm(norm: nn.Module) -> None:
     """Let a norm use its running statistics from now on, also while the network is in train mode."""
     _become_norm(norm)
     norm._frozen = True  # type: ignore[assignment]
