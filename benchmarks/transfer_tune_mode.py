@@ -1,9 +1,9 @@
 """Fine-tuning in the four modes of a block of convolution and norm, on CIFAR-10 classes that the weights never saw.
 
 A small ResNet is trained on the first five classes of CIFAR-10, then fine-tuned on some images of the other five: with
-batch statistics (train), with running statistics (eval), with the norms folded in every forward pass (tune) and with the
-norms folded for good (deploy). The runs of a seed share initial weights, images and their order. The paper's claim: tune
-learns what eval learns. Its warning: deploy, at a learning rate that suits the others, does not.
+batch statistics (train), with running statistics (eval), with the norms folded in every forward pass (tune) and with
+the norms folded for good (deploy). The runs of a seed share initial weights, images and their order. The paper's claim:
+tune learns what eval learns. Its warning: deploy, at a learning rate that suits the others, does not.
 
     python benchmarks/transfer_tune_mode.py --data FOLDER    # Parquet, with CIFAR-10's images and labels
 

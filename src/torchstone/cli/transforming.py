@@ -22,7 +22,7 @@ def transform(
     model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a transformed model, MODEL[@WEIGHTS].")],
     transforms: Annotated[list[str], typer.Argument(metavar="TRANSFORM[:KEY=VALUE]...", help="In this order.")],
     out: Annotated[Path, typer.Option(help="Folder of the transformed model; it must be new.")],
-    data: Annotated[str | None, typer.Option(help="With a model: the data that it is built and transformed for.")] = None,
+    data: Annotated[str | None, typer.Option(help="With a model: the data that it is built for.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the images; by default the model's usual.")] = None,
     device: Annotated[str, typer.Option(help="Where a transform trains: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the folder alone.")] = False,

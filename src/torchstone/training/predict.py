@@ -77,7 +77,8 @@ def predict(
     """Classify images or, with a run that was trained on a graph, all nodes of graphs.
 
     Args:
-        run_or_model: a run directory, a transformed model's folder, or ``MODEL@WEIGHTS`` where the weights are ``pretrained``, a file or a URL.
+        run_or_model: a run directory, a transformed model's folder, or ``MODEL@WEIGHTS`` where the weights are
+            ``pretrained``, a file or a URL.
         paths: image files, and folders whose images are all taken; or graphs (see :mod:`torchstone.data.graphs`), whose
             nodes need no labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.

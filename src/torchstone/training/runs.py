@@ -232,9 +232,7 @@ class RunDirectory:
         """Write what describes the run. Writing it again, after a kill, changes nothing but the environment."""
         write_json(self.path / "identity.json", {"identity": _hash(facts), "facts": facts})
         write_text(self.path / "recipe.yaml", dump_yaml(recipe.to_dict()))
-        write_json(
-            self.path / "model.json", {"task": recipe.task, **structure(recipe.model.name, model_args, plans)}
-        )
+        write_json(self.path / "model.json", {"task": recipe.task, **structure(recipe.model.name, model_args, plans)})
         write_json(self.path / "classes.json", classes)
         write_json(self.path / "preprocessing.json", preprocessing)
         write_json(self.path / "data.json", data)

@@ -244,13 +244,16 @@ def _measured(before: nn.Module, after: nn.Module, inputs: Sequence[Tensor]) -> 
     }
 
 
-def saved_for_backward(model: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Bytes of the tensors that a forward pass in eval mode keeps for the backward pass, without the parameters.
+def saved_for_backward(model: nn.Module, inputs: Sequence[Tensor], *, training: bool = False) -> int:
+    """Bytes of the tensors that a forward pass keeps for the backward pass, without the parameters.
 
     Args:
         model: it stays as it is.
         inputs: its inputs.
+        training: run a copy of it in train mode instead of itself in eval mode.
     """
+    if training:
+        model = copy.deepcopy(model).train()
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept: dict[int, int] = {}
 
@@ -261,7 +264,8 @@ def saved_for_backward(model: nn.Module, inputs: Sequence[Tensor]) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = _in_eval(model, inputs)  # alive to the end, so that no memory is counted twice or reused
+        # the outputs live to the end, so that no memory is reused and counted for another tensor
+        outputs = model(*inputs) if training else _in_eval(model, inputs)
     del outputs
     return sum(kept.values())
 

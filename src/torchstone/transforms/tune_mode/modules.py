@@ -142,8 +142,7 @@ class TuneLinear(TuneLayer, nn.Linear):
 
 
 class TuneNorm(nn.Module):
-    """What norms of a network in Tune mode share. They are not built: :func:`pair` and :func:`freeze_norm` turn norms into
-    them."""
+    """What norms in Tune mode share. They are not built: :func:`pair` and :func:`freeze_norm` turn a norm into one."""
 
     _layer: tuple[TuneLayer] | tuple[()] = ()
     """The layer in front, if it folds this norm."""
@@ -257,11 +256,11 @@ def _become_norm(norm: nn.Module) -> None:
 
 
 def unpair(norm: nn.Module) -> None:
-    """Make a pair plain again; a frozen norm stays frozen."""
+    """Make a pair plain again; a frozen norm stays frozen, and what is plain already stays so."""
     for layer in norm.__dict__.pop("_layer", ()):
         del layer._norm
         layer.__class__ = plain_type(layer)
-    if not norm._frozen:
+    if not norm.__dict__.get("_frozen"):
         norm.__class__ = plain_type(norm)
 
 
