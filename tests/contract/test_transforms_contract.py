@@ -51,9 +51,7 @@ def test_the_input_stays_as_it_is(card, results):
     assert repr(model) == repr(before)
     assert [module.training for module in model.modules()] == [module.training for module in before.modules()]
     assert vars(model).keys() == vars(before).keys()
-    for (ours, value), (theirs, expected) in zip(
-        model.state_dict().items(), before.state_dict().items(), strict=True
-    ):
+    for (ours, value), (theirs, expected) in zip(model.state_dict().items(), before.state_dict().items(), strict=True):
         assert ours == theirs
         assert torch.equal(value, expected), f"{name}: {ours}"
     model.eval()
