@@ -15,7 +15,7 @@ TRANSFORMS = [card for card in cards().values() if card.kind == "transform"]
 LIBRARIES = {
     "ours": ("ecanet_mini32", "inceptionnext_mini32"),
     "timm": ("timm:test_efficientnet", "timm:test_vit"),
-    "torchvision": ("torchvision:shufflenet_v2_x0_5", "torchvision:vit_b_32"),
+    "torchvision": ("torchvision:resnet18", "torchvision:vit_b_32"),
 }
 """Networks to try, a convolutional one first; a transform must take one of each library."""
 ARGS = {"num_classes": 4}

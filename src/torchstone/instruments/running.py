@@ -173,8 +173,9 @@ def _deployed(module: nn.Module) -> nn.Module:
     method = _deploy_method(module)
     if method is not None:
         for part in list(module.modules())[1:]:
-            if hasattr(part, "restore"):
-                part.restore()
+            restore = getattr(part, "restore", None)
+            if inspect.ismethod(restore):
+                restore()
         result = method()
         if isinstance(result, nn.Module) and result is not module:
             return result
