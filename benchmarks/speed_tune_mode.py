@@ -31,14 +31,22 @@ from torchstone.training.transforming import TransformedDescription
 from torchstone.transforms import tune_mode
 
 RESULT = Path(__file__).parent / "results" / "speed" / "tune_mode.json"
-NETWORKS = ("torchvision:resnet50", "torchvision:resnext50_32x4d")
+NETWORKS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {  # device -> name -> model, arguments
+    "cpu": {"ResNet-50 of half the width": ("timm:resnet50", {"channels": (32, 64, 128, 256), "stem_width": 32})},
+    "cuda": {
+        "ResNet-50": ("torchvision:resnet50", {}),
+        "ResNeXt-50": ("torchvision:resnext50_32x4d", {}),
+        "RegNetY": ("torchvision:regnet_y_3_2gf", {}),
+    },
+}
+CLASSES = 100
 OPTIONS: dict[str, dict[str, Any]] = {
     "train": {},
     "eval": {"mode": "eval"},
     "tune": {"freeze": True},
     "deploy": {"mode": "deploy"},
 }
-BLOCKS = ((64, 56), (256, 14))  # channels, side
+BLOCKS = ((64, 28), (256, 7))  # channels, side
 
 
 def main() -> None:
@@ -65,7 +73,10 @@ def measure(device: str, size: int, batch: int, rounds: int) -> dict[str, Any]:
     clock = time.process_time if device == "cpu" else time.perf_counter
     results: dict[str, Any] = {"device": device, "image size": size, "batch": batch, "rounds": rounds}
     results["clock"] = clock.__name__
-    results["networks"] = {name: network(name, device, size, batch, rounds, clock) for name in NETWORKS}
+    results["networks"] = {
+        name: network(model, args, device, size, batch, rounds, clock)
+        for name, (model, args) in NETWORKS[device].items()
+    }
     results["blocks"] = {
         f"{channels} channels, {side}x{side}": block(channels, side, device, batch, rounds, clock)
         for channels, side in BLOCKS
@@ -73,23 +84,31 @@ def measure(device: str, size: int, batch: int, rounds: int) -> dict[str, Any]:
     return results
 
 
-def network(name: str, device: str, size: int, batch: int, rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
+def network(
+    name: str,
+    args: dict[str, Any],
+    device: str,
+    size: int,
+    batch: int,
+    rounds: int,
+    clock: Callable[[], float],
+) -> dict[str, Any]:
     """A network in each mode."""
     torch.manual_seed(0)
-    plain = build_model(name, num_classes=100).to(device).train()
+    plain = build_model(name, num_classes=CLASSES, **args).to(device).train()
     x = torch.randn(batch, 3, size, size, device=device)
     with torch.no_grad():
         plain(x)  # statistics of these images
-    results = {mode: tune_mode.transform(plain, x, **told) if told else None for mode, told in OPTIONS.items()}
+    results = {mode: tune_mode.transform(plain, x[:2], **told) if told else None for mode, told in OPTIONS.items()}
     modes = {mode: result.model if result else plain for mode, result in results.items()}
-    described = ModelDescription(name, (3, size, size), {"num_classes": 100})
+    described = ModelDescription(name, (3, size, size), {"num_classes": CLASSES, **args})
     found: dict[str, Any] = {}
     for mode, result in results.items():
         description = TransformedDescription.of(described, [result.plan]) if result else described
         probe = probe_training_step(
             description,
             batch_size=batch,
-            num_classes=100,
+            num_classes=CLASSES,
             optimizer="sgd",
             conditions=Conditions(device, threads=torch.get_num_threads()),
         )

@@ -94,12 +94,7 @@ def _open_folder(folder: Path, size: int | None) -> OpenedModel:
     told = read_structure(folder)
     side = {name: read_json(folder / name) for name in SIDE_FILES if (folder / name).is_file()}
     if recipe is not None and recipe.task == "node-classification":
-        task = get_task(recipe.task)
-        opened = task.open_data(recipe.data, recipe.train, recipe.seed)
-
-        def inputs(batch: int) -> tuple[Tensor, ...]:
-            return task.probe_inputs(opened, 1)
-
+        inputs = _graph(recipe)
     else:
         known = size or side.get("preprocessing.json", {}).get("size") or told.get("size")
         if not known:
@@ -126,6 +121,12 @@ def _images(channels: int, side: int) -> Callable[[int], tuple[Tensor, ...]]:
         return (torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(0)),)
 
     return inputs
+
+
+def _graph(recipe: Recipe) -> Callable[[int], tuple[Tensor, ...]]:
+    task = get_task(recipe.task)
+    data = task.open_data(recipe.data, recipe.train, recipe.seed)
+    return lambda batch: task.probe_inputs(data, 1)
 
 
 class _RecipeData:

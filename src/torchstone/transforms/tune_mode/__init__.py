@@ -142,7 +142,7 @@ def replay(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     for name in plan["frozen"]:
         freeze_norm(_block_part(model, name, is_norm))
     if mode == "deploy":
-        replacements = {}
+        replacements: dict[nn.Module, nn.Module] = {}
         for layer, norm in blocks:
             replacements |= {layer: folded_layer(layer, norm).train(layer.training), norm: folded_norm(norm)}
             replacements[norm].train(norm.training)
@@ -172,7 +172,7 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> N
     """Put modules in the place of others, wherever those are."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if child in replacements:
+            if child is not None and child in replacements:
                 setattr(parent, name, replacements[child])
 
 
@@ -223,7 +223,8 @@ def _predicted(model: nn.Module, inputs: Sequence[Tensor], plan: Plan) -> dict[s
             hook.remove()
     if not hooks:
         return {}
-    folded = sum(model.get_submodule(name).weight.nbytes for name, _ in plan["pairs"])  # type: ignore[union-attr, operator]
+    layers: list[Any] = [model.get_submodule(name) for name, _ in plan["pairs"]]
+    folded = sum(layer.weight.nbytes for layer in layers)
     return {
         "bytes of activations fewer for the backward pass": sum(sizes.values()),
         "bytes of folded weights kept instead, whatever the batch": folded if plan["mode"] == "tune" else 0,
