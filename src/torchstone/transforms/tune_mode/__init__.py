@@ -200,9 +200,7 @@ def _changes(plan: Plan, how: str) -> tuple[str, ...]:
 
 def _never_trained(model: nn.Module, plan: Plan) -> tuple[str, ...]:
     """A warning about statistics that say nothing of any data."""
-    fresh = [
-        name for name in plan["frozen"] if getattr(model.get_submodule(name), "num_batches_tracked", None) == 0
-    ]
+    fresh = [name for name in plan["frozen"] if getattr(model.get_submodule(name), "num_batches_tracked", None) == 0]
     return (f"{len(fresh)} frozen norms have the statistics of a network that has seen no data",) if fresh else ()
 
 
