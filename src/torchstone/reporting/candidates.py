@@ -23,6 +23,7 @@ from typing import Any
 from torchstone import catalog
 from torchstone.errors import CallError, unknown_name
 from torchstone.reporting.results import STARTS
+from torchstone.training.recipe import TransformSpec
 
 LIBRARIES = ("timm", "torchvision", "pyg", "torch")
 PRETRAINED = "pretrained"
@@ -71,6 +72,11 @@ class Candidate:
     def source(self) -> str:
         """Where the model comes from: ``torchstone``, ``timm``, ``torchvision``, ``pyg`` or ``torch``."""
         return self.model.rpartition(":")[0] or "torchstone"
+
+    @property
+    def steps(self) -> tuple[TransformSpec, ...]:
+        """The transforms as a recipe takes them."""
+        return tuple(TransformSpec(step.name, dict(step.options)) for step in self.transforms)
 
     @property
     def card(self) -> catalog.Card | None:
@@ -145,7 +151,7 @@ def _parse(text: str) -> list[Candidate]:
     transforms = []
     for part in after:
         with _placed(text, part):
-            transforms.append(_transform(part.text))
+            transforms.append(parse_transform(part.text))
     written = model.text.partition("@")[0]
     return [
         Candidate(
@@ -191,7 +197,13 @@ def _look_up(kind: str, name: str) -> str:
     return name
 
 
-def _transform(text: str) -> Step:
+def parse_transform(text: str) -> Step:
+    """Read a transform with its options, ``name:key=value:...``.
+
+    Raises:
+        UnknownName: no such transform or option; the nearest are given.
+        CallError: a malformed option.
+    """
     from torchstone.training.recipe import parse_yaml
 
     name, *options = text.split(":")

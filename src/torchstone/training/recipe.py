@@ -75,6 +75,7 @@ _KEYWORDS = _Rule(
     "a mapping of argument names to values",
     lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value),
 )
+_STEPS = _Rule("a list of {name, args}", lambda value: isinstance(value, (list, tuple)))
 _BOUNDS = _Rule(
     "a mapping of metrics to numbers",
     lambda value: isinstance(value, dict) and all(isinstance(k, str) and _is_number(v) for k, v in value.items()),
@@ -131,6 +132,21 @@ def _unknown_key(path: str, valid: Iterable[str]) -> UnknownName:
 
 
 @dataclass(frozen=True)
+class TransformSpec(_Checked):
+    """What is done to the network before it is trained.
+
+    Args:
+        name: a transform's key.
+        args: its options.
+    """
+
+    section: ClassVar[str] = "model.transforms"
+
+    name: str = _key(_NAME)
+    args: Mapping[str, Any] = _key(_KEYWORDS, dict)
+
+
+@dataclass(frozen=True)
 class ModelSpec(_Checked):
     """Which network is trained.
 
@@ -138,6 +154,7 @@ class ModelSpec(_Checked):
         name: a model of ours, ``timm:NAME``, ``torchvision:NAME``, ``pyg:NAME`` or ``torch:NAME``.
         args: the network's own arguments.
         weights: None (from scratch), ``"pretrained"`` (the released weights), or a file's path or URL.
+        transforms: done to the network, with its weights, in this order: a list of ``{name, args}``.
     """
 
     section: ClassVar[str] = "model"
@@ -145,6 +162,12 @@ class ModelSpec(_Checked):
     name: str = _key(_NAME)
     args: Mapping[str, Any] = _key(_KEYWORDS, dict)
     weights: str | None = _key(_or_null(_NAME), None)
+    transforms: tuple[TransformSpec, ...] = _key(_STEPS, ())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        steps = (step if isinstance(step, TransformSpec) else TransformSpec.from_dict(step) for step in self.transforms)
+        object.__setattr__(self, "transforms", tuple(steps))
 
     @property
     def pretrained(self) -> bool | str:
@@ -317,6 +340,7 @@ class Recipe(_Checked):
     def to_dict(self) -> dict[str, Any]:
         """The recipe with every key resolved, in the order it is read best."""
         content = dataclasses.asdict(self)
+        content["model"]["transforms"] = list(content["model"]["transforms"])
         return {name: content[name] for name in ("about", "task", "model", "data", "train", "seed", "expect")}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -90,6 +90,12 @@ class Task(ABC):
     @abstractmethod
     def probe_inputs(self, data: Any, batch_size: int) -> tuple[Tensor, ...]:
         """Inputs of the right shape, to measure a model's cost."""
+
+    def training_pairs(self, data: Any) -> Iterator[tuple[Any, Any]]:
+        """The training batches (inputs, target) of the first epoch, for whatever learns from data before training."""
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(0)
+        return iter(loader)
 
     def description(self, spec: str, data: Any) -> ModelDescription:
         """A model and its inputs as something that another process can measure the cost of."""
@@ -243,6 +249,11 @@ class NodeClassification(Task):
         if batch_size != 1:
             raise CallError(f"a graph is one batch, got a batch size of {batch_size}")
         return data.graph.x, data.graph.edge_index
+
+    def training_pairs(self, data: GraphData) -> Iterator[tuple[Any, Any]]:
+        """One batch: the inputs, and the labels (N,) with -1 for nodes that are not trained on."""
+        (mask,) = data.train_dataloader()
+        return iter([((data.graph.x, data.graph.edge_index), data.graph.y.masked_fill(~mask, -1))])
 
     def description(self, spec: str, data: GraphData) -> GraphDescription:
         graph = data.graph
