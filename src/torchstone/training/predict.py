@@ -200,6 +200,11 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
             told = [_side_file(Path(run_or_model), name) for name in ("classes.json", "preprocessing.json")]
             return Classifier(load_model(run_or_model), *told)
         model, info = load_run(run_or_model)
+        if info.recipe.method is not None:
+            raise CallError(
+                f"{run_or_model} is a pre-training run, whose network has no classifier yet: train one from it "
+                f"(model.weights={run_or_model}), or torchstone probe {run_or_model}"
+            )
         prepare = preprocess_sequences if info.recipe.task == "sequence-classification" else preprocess
         return Classifier(model, info.classes, info.preprocessing, prepare)
     name, _, weights = str(run_or_model).partition("@")
