@@ -278,9 +278,10 @@ class SparK(Method):
             name for name, _ in self.named_parameters() if any(part in name for part in named)
         }
 
-    def on_fit_start(self) -> None:
-        """Convert anew: Lightning may have replaced batch norms by such as share their statistics among processes."""
-        self.sparse.convert(self.network)
+    def at_step(self, progress: float) -> None:
+        """Convert anew where a strategy has replaced batch norms by such as share their statistics among processes."""
+        if not self.sparse.covers(self.network):
+            self.sparse.convert(self.network)
 
     def restore(self) -> nn.Module:
         """Undo the conversion.

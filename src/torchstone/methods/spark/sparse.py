@@ -335,6 +335,10 @@ class SparseLayers:
             layer.forward = rule(layer, self._shown)
             self._converted.append(layer)
 
+    def covers(self, network: nn.Module) -> bool:
+        """Whether every layer that it converted is still in the network."""
+        return {id(layer) for layer in self._converted} <= {id(layer) for layer in network.modules()}
+
     def undo(self) -> None:
         """Take the sparse forwards off: the network is as it was given."""
         for layer in self._converted:
