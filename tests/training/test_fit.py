@@ -455,7 +455,7 @@ def test_shared_weights_are_written_once_each_and_read_back(tmp_path):
     run = RunDirectory(tmp_path / "run")
     weight = torch.randn(3, 2).t()
     with run.locked():
-        run.finish({"a": weight, "b": weight}, {})
+        run.keep({"model": {"a": weight, "b": weight}})
     state = read_checkpoint(run.weights)
     assert torch.equal(state["a"], weight)
     assert torch.equal(state["b"], weight)

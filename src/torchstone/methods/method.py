@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ class Method(LightningModule):
 
         By default those that the network names in its own ``no_weight_decay()``.
         """
-        own = getattr(self.network, "no_weight_decay", set)()
+        own: Collection[str] = getattr(self.network, "no_weight_decay", set)()
         return {f"network.{name}" for name in own}
 
     def forward(self, *inputs: Any) -> Any:

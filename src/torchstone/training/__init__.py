@@ -3,6 +3,7 @@
 * :func:`load_recipe` - an experiment from YAML; :func:`recipe_names`, :func:`copy_recipe`
 * :func:`torchstone.training.fit.fit` - train a recipe into a run directory; :func:`evaluate` - score a finished run
 * :func:`load_run` - the trained model; :func:`torchstone.training.predict.predict` - what it says of images
+* :func:`load_method` - the trained method of a pre-training run, with its network
 * :func:`get_task` - what a domain means
 """
 
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchstone.training.fit import Evaluation, FitProgress, RunResult, evaluate
     from torchstone.training.predict import Prediction
+    from torchstone.training.pretraining import load_method
     from torchstone.training.recipe import (
         DataSpec,
+        MethodSpec,
         ModelSpec,
         Recipe,
         TrainSpec,
@@ -29,6 +32,7 @@ _HOME = {
     "DataSpec": "recipe",
     "Evaluation": "fit",
     "FitProgress": "fit",
+    "MethodSpec": "recipe",
     "ModelSpec": "recipe",
     "Prediction": "predict",
     "Recipe": "recipe",
@@ -40,6 +44,7 @@ _HOME = {
     "copy_recipe": "recipe",
     "evaluate": "fit",
     "get_task": "tasks",
+    "load_method": "pretraining",
     "load_recipe": "recipe",
     "load_run": "runs",
     "recipe_names": "recipe",
@@ -50,6 +55,7 @@ __all__ = [
     "DataSpec",
     "Evaluation",
     "FitProgress",
+    "MethodSpec",
     "ModelSpec",
     "Prediction",
     "Recipe",
@@ -61,6 +67,7 @@ __all__ = [
     "copy_recipe",
     "evaluate",
     "get_task",
+    "load_method",
     "load_recipe",
     "load_run",
     "recipe_names",

@@ -38,6 +38,7 @@ from torchstone.files import writing
 from torchstone.seeding import seed_everything_at
 from torchstone.training.devices import Processes, check_strategy, resolve_device, trainer_options
 from torchstone.training.optimizers import check_optimizer
+from torchstone.training.pretraining import objective
 from torchstone.training.recipe import Recipe, TrainSpec
 from torchstone.training.runs import (
     RunDirectory,
@@ -49,7 +50,7 @@ from torchstone.training.runs import (
     resolved,
     save_checkpoint,
 )
-from torchstone.training.supervised import Supervised, has_unused_parameters
+from torchstone.training.supervised import Trainable
 from torchstone.training.tasks import Task, TaskData, get_task
 
 __all__ = ["Evaluation", "FitProgress", "RunResult", "evaluate", "fit", "identity"]
@@ -150,9 +151,9 @@ def fit(
         NonFiniteLoss: names epoch and step.
         WriteFailed: the disk is full, ...; the last checkpoint stands and the same call goes on from it.
     """
-    task = get_task(recipe.task)
+    task = objective(recipe)
     check_optimizer(recipe.train)
-    measured = ["train_loss", "val_loss", f"val_{task.metric}"]
+    measured = list(dict.fromkeys(["train_loss", "val_loss", f"val_{task.metric}"]))
     for name in recipe.expect:
         if name not in measured:
             raise CallError(f"expect.{name} is not measured; valid: {', '.join(measured)}")
@@ -164,6 +165,8 @@ def fit(
         raise CallError("train.clip_grad does not work with strategy fsdp: Lightning cannot clip sharded gradients")
     if strategy == "fsdp" and recipe.train.select != "last":
         raise CallError("train.select=best_loss does not work with strategy fsdp: no process holds all weights")
+    if strategy == "fsdp" and recipe.train.ema_decay is not None:
+        raise CallError("train.ema_decay does not work with strategy fsdp: no process holds all weights")
     run = RunDirectory(out)
     with contextlib.ExitStack() as stack:
         if processes.first:
@@ -189,14 +192,14 @@ def fit(
                     preprocessing=data.preprocessing(),
                     data=data.describe(),
                 )
-            unused = processes.world > 1 and has_unused_parameters(model, task.probe_inputs(data, 2))
+            unused = processes.world > 1 and task.has_unused_parameters(model, data)
             options = trainer_options(where, processes, strategy, unused)
             trained = _train(module, data, recipe, run, task, processes, options, progress)
     return _result(run, recipe, task, identity(recipe, data.fingerprint), trained)
 
 
 def _train(
-    module: Supervised,
+    module: Trainable,
     data: Any,
     recipe: Recipe,
     run: RunDirectory,
@@ -235,8 +238,9 @@ def _train(
     if processes.first:
         kept = load_checkpoint(run.checkpoint)
         rows = run.rows()
+        run.keep(task.parts(kept.get("kept_weights") or _weights(kept["state_dict"], module)))
+        task.illustrate(run.path, recipe, data)
         run.finish(
-            kept.get("kept_weights") or _weights(kept["state_dict"]),
             {
                 "identity": identity(recipe, data.fingerprint),
                 "task": task.name,
@@ -255,9 +259,10 @@ def _train(
     return len(run.rows()) - done
 
 
-def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's part of a module's state."""
-    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+def _weights(state: Mapping[str, Tensor], module: Trainable) -> dict[str, Tensor]:
+    """What is kept of a module's state."""
+    prefix = "model." if module.average is None else "average.module."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _kept_row(train: TrainSpec, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -274,7 +279,7 @@ def _stops(train: TrainSpec, rows: list[dict[str, Any]]) -> bool:
     return losses[-1] > sum(losses[:-1]) / window
 
 
-def _check_batches(module: Supervised, train: TrainSpec, world: int) -> None:
+def _check_batches(module: Trainable, train: TrainSpec, world: int) -> None:
     batch = train.batch_size // train.accumulate
     if module.steps_per_epoch < 1:
         raise CallError("an epoch has fewer training batches than train.accumulate; lower it or train.batch_size")
@@ -392,7 +397,7 @@ class _Epochs(Callback):
         }
         self.rows.append(row)
         if self.train.select == "best_loss" and _kept_row(self.train, self.rows) is row:
-            self.kept_weights = {name: value.detach().clone() for name, value in module.model.state_dict().items()}
+            self.kept_weights = {name: value.detach().clone() for name, value in module.kept.state_dict().items()}
         stops = _stops(self.train, self.rows)
         if stops or row["epoch"] == self.train.epochs or row["epoch"] % self.train.checkpoint_epochs == 0:
             if trainer.is_global_zero:
@@ -520,6 +525,8 @@ def evaluate(run: str | Path, split: Literal["val", "test"], *, device: str = "a
 
 def _evaluate(path: Path, split: str, device: torch.device, source: Any, kept: Path) -> None:
     model, info = load_run(path)
+    if info.recipe.method is not None:
+        raise CallError(f"{path} is a pre-training run, which predicts nothing: train from it (model.weights={path})")
     task = get_task(info.recipe.task)
     with _quiet(), isolate_rng(), _deterministic(), torch.inference_mode():
         data = task.open_data(info.recipe.data, info.recipe.train, info.recipe.seed, source)

@@ -1,11 +1,13 @@
-"""Optimizers by timm's names, with timm's rule of which parameters decay."""
+"""Optimizers by timm's names, with timm's rule of which parameters decay and its layers for rates that differ."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import nn
 
@@ -26,23 +28,72 @@ def undecayed_parameters(model: nn.Module) -> frozenset[str]:
     )
 
 
-def create_optimizer(model: nn.Module, train: TrainSpec, undecayed: frozenset[str]) -> torch.optim.Optimizer:
-    """Build a recipe's optimizer.
+def learning_rate_scales(model: nn.Module, train: TrainSpec) -> dict[str, float]:
+    """Factor of the learning rate for every parameter of a network, by ``train.layer_decay``; empty when that is 1.
+
+    The layers are those of timm's ``group_matcher()``: the stem 0, every block (with ``train.layer_blocks`` so many
+    consecutive blocks of a stage), the head L; layer l learns at ``layer_decay ** (L - l)`` of the rate.
+
+    Raises:
+        CallError: the model does not say what its layers are, or ``layer_blocks`` does not fit its stages.
+    """
+    if train.layer_decay == 1.0:
+        return {}
+    matcher: Any = getattr(model, "group_matcher", None)
+    if matcher is None:
+        raise CallError(
+            f"train.layer_decay needs a model with group_matcher(), as timm's and ours have; {type(model).__name__} "
+            "has none"
+        )
+    layers: Mapping[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
+    if train.layer_blocks is not None:
+        stages: Mapping[str, int] = group_parameters(model, matcher(coarse=True), reverse=True)
+        layers = _merged(layers, stages, list(train.layer_blocks))
+    top = max(layers.values())
+    return {name: train.layer_decay ** (top - layer) for name, layer in layers.items()}
+
+
+def _merged(layers: Mapping[str, int], stages: Mapping[str, int], blocks: list[int]) -> dict[str, int]:
+    """Layers in which ``blocks[s]`` consecutive blocks of stage s are one."""
+    inside: dict[int, set[int]] = defaultdict(set)  # stage -> its blocks
+    for name, stage in stages.items():
+        inside[stage].add(layers[name])
+    _stem, *after = sorted(inside)
+    if len(blocks) not in (len(after), len(after) - 1):
+        count = len(after) - 1  # after the stages comes the head
+        raise CallError(f"train.layer_blocks has {len(blocks)} numbers; this model has {count} stages")
+    size = dict(zip(after, blocks, strict=False))
+    part = {  # (stage, block) -> (stage, which of its layers)
+        (stage, block): (stage, index // size.get(stage, len(members)))
+        for stage, members in inside.items()
+        for index, block in enumerate(sorted(members))
+    }
+    number = {key: layer for layer, key in enumerate(sorted(set(part.values())))}
+    return {name: number[part[stage, layers[name]]] for name, stage in stages.items()}
+
+
+def create_optimizer(
+    model: nn.Module, train: TrainSpec, undecayed: frozenset[str], scales: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """Build a recipe's optimizer. Its groups carry ``lr_scale``, and ``decays``, whether weight decay is for them.
 
     Args:
         model: the network, possibly wrapped in shards whose parameters have lost their shape.
         train: names the optimizer and its settings.
         undecayed: :func:`undecayed_parameters` of the network before it was wrapped.
+        scales: :func:`learning_rate_scales` of the network before it was wrapped; a name not in it has 1.
 
     Raises:
         UnknownName: timm has no such optimizer.
         CallError: a setting that this optimizer does not have.
     """
     check_optimizer(train)
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[name.replace("_fsdp_wrapped_module.", "") not in undecayed].append(parameter)
+            name = name.replace("_fsdp_wrapped_module.", "")
+            key = name not in undecayed, (scales or {}).get(name, 1.0)
+            groups.setdefault(key, []).append(parameter)
     settings: dict[str, Any] = dict(train.optimizer_args)
     clips_mixed = train.clip_grad is not None and train.precision != "32-true"  # Lightning refuses that when fused
     if get_optimizer_info(_base(train.optimizer)).opt_class in _FUSED and not clips_mixed:
@@ -52,8 +103,13 @@ def create_optimizer(model: nn.Module, train: TrainSpec, undecayed: frozenset[st
     try:
         return create_optimizer_v2(
             [
-                {"params": parameters, "weight_decay": train.weight_decay if decayed else 0.0}
-                for decayed, parameters in groups.items()
+                {
+                    "params": parameters,
+                    "weight_decay": train.weight_decay if decays else 0.0,
+                    "lr_scale": scale,
+                    "decays": decays,
+                }
+                for (decays, scale), parameters in groups.items()
                 if parameters
             ],
             opt=train.optimizer,

@@ -190,6 +190,11 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
     """
     if Path(run_or_model).is_dir():
         model, info = load_run(run_or_model)
+        if info.recipe.method is not None:
+            raise CallError(
+                f"{run_or_model} is a pre-training run, whose network has no classifier yet: train one from it "
+                f"(model.weights={run_or_model}), or torchstone probe {run_or_model}"
+            )
         return Classifier(model, info.classes, info.preprocessing)
     name, _, weights = str(run_or_model).partition("@")
     if not weights:

@@ -71,6 +71,11 @@ _POSITIVE = _Rule("a positive number", lambda value: _is_number(value) and value
 _NON_NEGATIVE = _Rule("a non-negative number", lambda value: _is_number(value) and value >= 0, number=True)
 _SHARE = _Rule("a number between 0 and 1, exclusive", lambda v: _is_number(v) and 0 < v < 1, number=True)
 _FRACTION = _Rule("a number from 0 up to, not including, 1", lambda v: _is_number(v) and 0 <= v < 1, number=True)
+_FACTOR = _Rule("a number above 0, at most 1", lambda v: _is_number(v) and 0 < v <= 1, number=True)
+_POSITIVE_INTEGERS = _Rule(
+    "a list of positive integers",
+    lambda value: isinstance(value, list | tuple) and bool(value) and all(_is_integer(v) and v > 0 for v in value),
+)
 _KEYWORDS = _Rule(
     "a mapping of argument names to values",
     lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value),
@@ -137,7 +142,8 @@ class ModelSpec(_Checked):
     Args:
         name: a model of ours, ``timm:NAME`` or ``torchvision:NAME``.
         args: the network's own arguments.
-        weights: None (from scratch), ``"pretrained"`` (the released weights), or a file's path or URL.
+        weights: None (from scratch), ``"pretrained"`` (the released weights), a file's path or URL, or the directory of
+            a finished run of the same network; a classifier for other classes, or none, starts anew.
     """
 
     section: ClassVar[str] = "model"
@@ -150,6 +156,21 @@ class ModelSpec(_Checked):
     def pretrained(self) -> bool | str:
         """The weights as the model registry's ``pretrained`` argument."""
         return self.weights == "pretrained" or self.weights or False
+
+
+@dataclass(frozen=True)
+class MethodSpec(_Checked):
+    """How the network is trained, where that is not by its task's targets.
+
+    Args:
+        name: a method of ours, or a module of yours, see :func:`torchstone.methods.registry.method_module`.
+        args: the method's own arguments.
+    """
+
+    section: ClassVar[str] = "method"
+
+    name: str = _key(_NAME)
+    args: Mapping[str, Any] = _key(_KEYWORDS, dict)
 
 
 @dataclass(frozen=True)
@@ -196,11 +217,20 @@ class TrainSpec(_Checked):
         optimizer: a name of ``timm.optim``.
         optimizer_args: further arguments of the optimizer (``betas``, ``eps``, ...).
         weight_decay: not applied to one-dimensional parameters and those a model names in ``no_weight_decay()``.
+        weight_decay_end: what the weight decay becomes, along half a cosine, by the last step; None keeps it.
         decay_all: apply it to every parameter.
         momentum: of optimizers that have one; None is the optimizer's usual value.
-        schedule: ``cosine`` to ``min_lr``; ``step`` (x ``decay_rate``, 0.1 unless given, every ``decay_epochs``);
+        layer_decay: factor of the learning rate from each layer to the one below it (1 is none): the head learns at
+            ``lr``, a layer k below it at ``lr * layer_decay ** k``. The layers are those of the model's
+            ``group_matcher()``: the stem, every block, the head.
+        layer_blocks: for each stage, how many consecutive blocks make one such layer; None is one block each.
+        ema_decay: what is evaluated and kept is the exponential moving average of all weights over the steps,
+            average <- ema_decay * average + (1 - ema_decay) * weights; None is the weights themselves.
+        schedule: ``cosine`` to ``min_lr``, which would follow the last step; ``cosine_last``, to ``min_lr`` in the last
+            step; ``step`` (x ``decay_rate``, 0.1 unless given, every ``decay_epochs``);
             ``exponential`` (x ``decay_rate``, 0.98 unless given, every ``decay_epochs``, 1 unless given); ``constant``.
         warmup_epochs: linear warm-up to ``lr`` at the start; may be a fraction of an epoch.
+        warmup_lr: the rate of the first step of the warm-up; None is ``lr`` by the number of its steps.
         min_lr: the schedule never falls below it.
         label_smoothing: of the training loss.
         mixup: alpha of mixup; 0 is off.
@@ -226,10 +256,15 @@ class TrainSpec(_Checked):
     optimizer: str = _key(_NAME, "adamw")
     optimizer_args: Mapping[str, Any] = _key(_KEYWORDS, dict)
     weight_decay: float = _key(_NON_NEGATIVE, 0.05)
+    weight_decay_end: float | None = _key(_or_null(_NON_NEGATIVE), None)
     decay_all: bool = _key(_FLAG, False)
+    layer_decay: float = _key(_FACTOR, 1.0)
+    layer_blocks: Sequence[int] | None = _key(_or_null(_POSITIVE_INTEGERS), None)
+    ema_decay: float | None = _key(_or_null(_FRACTION), None)
     momentum: float | None = _key(_or_null(_FRACTION), None)
-    schedule: str = _key(_one_of("cosine", "step", "exponential", "constant"), "cosine")
+    schedule: str = _key(_one_of("cosine", "cosine_last", "step", "exponential", "constant"), "cosine")
     warmup_epochs: float = _key(_NON_NEGATIVE, 0.0)
+    warmup_lr: float | None = _key(_or_null(_NON_NEGATIVE), None)
     min_lr: float = _key(_NON_NEGATIVE, 0.0)
     decay_epochs: float | None = _key(_or_null(_POSITIVE), None)
     decay_rate: float | None = _key(_or_null(_POSITIVE), None)
@@ -250,13 +285,20 @@ class TrainSpec(_Checked):
             raise CallError(
                 f"train.warmup_epochs must be less than train.epochs ({self.epochs}), got {self.warmup_epochs:g}"
             )
+        if self.warmup_lr is not None and not (self.warmup_epochs and self.warmup_lr <= self.lr):
+            raise CallError(
+                f"train.warmup_lr needs train.warmup_epochs, and must not exceed train.lr ({self.lr:g}), "
+                f"got {self.warmup_lr:g}"
+            )
+        if self.layer_blocks is not None and self.layer_decay == 1.0:
+            raise CallError("train.layer_blocks means nothing without train.layer_decay; remove it or give both")
         if self.min_lr > self.lr:
             raise CallError(f"train.min_lr must not exceed train.lr ({self.lr:g}), got {self.min_lr:g}")
         if self.min_lr and self.schedule == "constant":
             raise CallError("train.min_lr means nothing with train.schedule=constant; remove one of them")
         if self.schedule == "step" and self.decay_epochs is None:
             raise CallError("train.schedule=step needs train.decay_epochs, the epochs between two steps")
-        if self.schedule in ("cosine", "constant"):
+        if self.schedule in ("cosine", "cosine_last", "constant"):
             for name in ("decay_epochs", "decay_rate"):
                 if getattr(self, name) is not None:
                     raise CallError(f"train.{name} means nothing with train.schedule={self.schedule}; remove one")
@@ -264,8 +306,8 @@ class TrainSpec(_Checked):
             raise CallError(f"train.accumulate must divide train.batch_size ({self.batch_size}), got {self.accumulate}")
 
 
-_SECTIONS: dict[str, type[ModelSpec | DataSpec | TrainSpec]] = {
-    spec.section: spec for spec in (ModelSpec, DataSpec, TrainSpec)
+_SECTIONS: dict[str, type[ModelSpec | MethodSpec | DataSpec | TrainSpec]] = {
+    spec.section: spec for spec in (ModelSpec, MethodSpec, DataSpec, TrainSpec)
 }
 
 
@@ -281,6 +323,7 @@ class Recipe(_Checked):
         seed: of everything random in the run.
         about: one line for the list of recipes.
         expect: bounds that the last epoch's validation values should reach: at least for a score, at most for a loss.
+        method: trains the network by a method's loss: a pre-training run. None is the task's own training.
     """
 
     model: ModelSpec
@@ -290,6 +333,7 @@ class Recipe(_Checked):
     seed: int = _key(_COUNT, 0)
     about: str = _key(_TEXT, "")
     expect: Mapping[str, float] = _key(_BOUNDS, dict)
+    method: MethodSpec | None = None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
@@ -308,14 +352,17 @@ class Recipe(_Checked):
             if name not in content:
                 raise CallError(f"a recipe needs the section {name}")
         parts: dict[str, Any] = {
-            name: _SECTIONS[name].from_dict(value) if name in _SECTIONS else value for name, value in content.items()
+            name: _SECTIONS[name].from_dict(value) if name in _SECTIONS else value
+            for name, value in content.items()
+            if value is not None or name != "method"
         }
         return cls(**parts)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe with every key resolved, in the order it is read best."""
         content = dataclasses.asdict(self)
-        return {name: content[name] for name in ("about", "task", "model", "data", "train", "seed", "expect")}
+        order = ("about", "task", "model", "method", "data", "train", "seed", "expect")
+        return {name: content[name] for name in order if content[name] is not None}
 
 
 # --- YAML
@@ -449,7 +496,7 @@ def _key_paths() -> list[str]:
     return [f"{name}.{field.name}" for name, spec in _SECTIONS.items() for field in dataclasses.fields(spec)] + own
 
 
-_OPEN = ("model.args", "train.optimizer_args", "expect")
+_OPEN = ("model.args", "method.args", "train.optimizer_args", "expect")
 
 
 def _is_key(path: str) -> bool:

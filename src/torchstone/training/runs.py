@@ -9,7 +9,9 @@
     environment.json   hardware and versions of the last process that worked on it
     metrics.jsonl      one row per epoch
     checkpoint         all that the next epoch needs, as of the last epoch that was kept (``train.checkpoint_epochs``)
-    model.safetensors  the final weights
+    model.safetensors  the final weights of the network
+    method.safetensors those of the method around it (decoder, ...), in a pre-training run
+    pictures.png       what the method makes of a few validation samples, in a pre-training run that has pictures
     result.json        the outcome; written last, so its presence says that the run is finished
 
 Every file but ``metrics.jsonl`` is replaced whole; that one is only appended to, and cut back to the checkpoint's epoch
@@ -36,9 +38,10 @@ from torch import Tensor, nn
 from torchstone import __version__, environment
 from torchstone.errors import CallError
 from torchstone.files import append_jsonl, read_json, write_json, write_text, writing
+from torchstone.methods.registry import method_module
 from torchstone.models.pretrained import read_checkpoint
 from torchstone.models.registry import build_model
-from torchstone.training.recipe import Recipe, dump_yaml, parse_yaml
+from torchstone.training.recipe import ModelSpec, Recipe, dump_yaml, parse_yaml
 
 # --- identity
 
@@ -46,7 +49,8 @@ from torchstone.training.recipe import Recipe, dump_yaml, parse_yaml
 def identity_facts(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     """All that a run's numbers follow from, apart from machine and thread count.
 
-    The data are named by their fingerprint, not by where they lie; a local weights file by its content.
+    The data are named by their fingerprint, not by where they lie; local weights, in a file or a run, by their content;
+    a method of the user's own by the content of its module.
     """
     facts = recipe.to_dict()
     for name in ("about", "expect"):
@@ -55,12 +59,26 @@ def identity_facts(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
         del facts["data"][name]
     del facts["train"]["checkpoint_epochs"]
     facts["data"]["fingerprint"] = data_fingerprint
-    weights = recipe.model.weights
-    if weights is not None and Path(weights).is_file():
-        with open(weights, "rb") as file:
-            facts["model"]["weights"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    weights = local_weights(recipe.model)
+    if weights is not None:
+        facts["model"]["weights"] = _content(weights)
+    if recipe.method is not None and "." in recipe.method.name:
+        facts["method"]["content"] = _content(method_module(recipe.method.name).__file__ or "")
     facts["version"] = __version__
     return facts
+
+
+def local_weights(model: ModelSpec) -> Path | None:
+    """The file that a recipe's network starts from; None where that is nothing, released weights or a URL."""
+    path = Path(model.weights or "")
+    if path.is_dir():
+        path = RunDirectory(path).weights
+    return path if path.is_file() else None
+
+
+def _content(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def identity(recipe: Recipe, data_fingerprint: str) -> str:
@@ -165,6 +183,10 @@ class RunDirectory:
     def result(self) -> dict[str, Any]:
         return self._read("result.json")
 
+    def network(self) -> dict[str, Any]:
+        """What the network is built by: ``name`` and ``args``."""
+        return self._read("model.json")
+
     def rows(self) -> list[dict[str, Any]]:
         """The whole rows of ``metrics.jsonl``; a last line that a kill tore is left out."""
         if not self.metrics.is_file():
@@ -258,11 +280,15 @@ class RunDirectory:
             write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows[:done]))
         return done
 
-    def finish(self, state: Mapping[str, Tensor], result: Mapping[str, Any]) -> None:
-        """Write the final weights and, last, the result."""
-        copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-        with writing(self.weights) as file:
-            file.write(safetensors.torch.save(copies))
+    def keep(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Write the final weights: name of a file, without ``.safetensors`` -> state dict."""
+        for part, state in parts.items():
+            copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+            with writing(self.path / f"{part}.safetensors") as file:
+                file.write(safetensors.torch.save(copies))
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the result, after all else."""
         write_json(self.path / "result.json", result)
 
 
@@ -354,7 +380,7 @@ def load_run(path: str | Path) -> tuple[nn.Module, RunInfo]:
     """
     info = read_info(path)
     run = RunDirectory(path)
-    spec = run._read("model.json")
+    spec = run.network()
     model = build_model(spec["name"], **spec["args"])
     model.load_state_dict(read_checkpoint(run.weights))
     return model.eval(), info
@@ -370,6 +396,6 @@ def resolved(recipe: Recipe, named_sources: Container[str]) -> Recipe:
     data, model = recipe.data, recipe.model
     if data.source not in named_sources and Path(data.source).exists():
         data = dataclasses.replace(data, source=str(Path(data.source).resolve()))
-    if model.weights is not None and Path(model.weights).is_file():
+    if model.weights is not None and Path(model.weights).exists():
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
     return dataclasses.replace(recipe, data=data, model=model)

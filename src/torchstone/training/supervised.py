@@ -1,4 +1,4 @@
-"""Training with targets: optimizer, schedule, randomness and checks around a loss.
+"""Training by a protocol: optimizer, schedule, randomness and checks around a loss; and training with targets.
 
 Nothing in a step depends on the history of the process. The learning rate is a function of the step, and everything
 random in a step is seeded from its position, so a run that starts again at an epoch's end repeats the same numbers.
@@ -15,41 +15,47 @@ import torch
 import torchmetrics
 from lightning.pytorch import LightningModule
 from timm.data import Mixup
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchstone.errors import CallError, NonFiniteLoss
 from torchstone.seeding import seed_everything_at
-from torchstone.training.optimizers import create_optimizer, undecayed_parameters
+from torchstone.training.optimizers import create_optimizer, learning_rate_scales, undecayed_parameters
 from torchstone.training.recipe import TrainSpec
-from torchstone.training.schedules import learning_rate
+from torchstone.training.schedules import learning_rate, weight_decay
 
 
-class Supervised(LightningModule, ABC):
-    """A model, its loss and its metric, trained by a protocol.
-
-    A domain says how a batch becomes a training loss (:meth:`training_loss`) and a prediction with its target
-    (:meth:`outputs`), and what the loss of a prediction is (:meth:`evaluation_loss`).
+class Trainable(LightningModule, ABC):
+    """What is trained by a protocol: parameters, a training loss, a loss and a metric of the validation data.
 
     Args:
-        model: the network; ``model.`` is its prefix in checkpoints.
+        model: what has the parameters; ``model.`` is its prefix in checkpoints.
         train: the protocol.
         seed: of everything random in the steps.
         steps_per_epoch: optimizer steps in an epoch.
-        metric: the primary metric, from outputs and targets.
+        metric: the primary metric; None where that is the validation loss itself.
     """
 
     def __init__(
-        self, model: nn.Module, train: TrainSpec, *, seed: int, steps_per_epoch: int, metric: torchmetrics.Metric
+        self,
+        model: nn.Module,
+        train: TrainSpec,
+        *,
+        seed: int,
+        steps_per_epoch: int,
+        metric: torchmetrics.Metric | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.train_spec = train
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch
-        self.metric = metric
         self.validation_loss = torchmetrics.MeanMetric(nan_strategy="disable")
+        self.metric = metric or self.validation_loss
         self.undecayed = frozenset() if train.decay_all else undecayed_parameters(model)
+        self.scales = self.learning_rate_scales()
+        self.average = _average(model, train.ema_decay)
         self.learning_rate = 0.0
         self.last_loss = math.nan
         self.epoch_loss = 0.0
@@ -60,22 +66,27 @@ class Supervised(LightningModule, ABC):
         """The loss of a training batch: a scalar, the mean over its samples."""
 
     @abstractmethod
-    def outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """What the model makes of a batch without augmentation, and the targets; one row each per sample."""
-
-    @abstractmethod
-    def evaluation_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of :meth:`outputs`: a scalar, the mean over its samples."""
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Update the validation loss and the metric by a batch."""
 
     @abstractmethod
     def inputs(self, batch: Any) -> Tensor:
         """The input tensor of a batch, to say whether a non-finite loss came with it."""
 
+    @property
+    def kept(self) -> nn.Module:
+        """What is evaluated and kept: the model, or the moving average of its weights."""
+        return self.model if self.average is None else self.average.module
+
     def forward(self, *inputs: Any) -> Any:
-        return self.model(*inputs)
+        return self.model(*inputs) if self.training else self.kept(*inputs)
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Factor of the learning rate for every parameter whose factor is not 1."""
+        return learning_rate_scales(self.model, self.train_spec)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return create_optimizer(self.model, self.train_spec, self.undecayed)
+        return create_optimizer(self.model, self.train_spec, self.undecayed, self.scales)
 
     # --- training
 
@@ -85,8 +96,10 @@ class Supervised(LightningModule, ABC):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seed_everything_at("train", self.seed, self.current_epoch, batch_idx, self.global_rank)
         self.learning_rate = learning_rate(self.train_spec, self.global_step, self.steps_per_epoch)
+        decay = weight_decay(self.train_spec, self.global_step, self.steps_per_epoch)
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
-            group["lr"] = self.learning_rate * group.get("lr_scale", 1.0)
+            group["lr"] = self.learning_rate * group["lr_scale"]
+            group["weight_decay"] = decay if group["decays"] else 0.0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
@@ -96,6 +109,10 @@ class Supervised(LightningModule, ABC):
         self.epoch_loss += self.last_loss
         self.epoch_batches += 1
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.average is not None and (batch_idx + 1) % self.train_spec.accumulate == 0:  # the optimizer has stepped
+            self.average.update(self.model)
 
     def mean_epoch_loss(self) -> float:
         """The mean training loss of the epoch, over all processes."""
@@ -116,7 +133,7 @@ class Supervised(LightningModule, ABC):
         where = f"epoch {self.current_epoch + 1}, step {batch_idx + 1} (optimizer step {self.global_step + 1})"
         return f"the {kind} loss became {loss} at {where}: {cause}"
 
-    # --- evaluation
+    # --- validation
 
     def on_validation_epoch_start(self) -> None:
         self.metric.reset()
@@ -124,6 +141,36 @@ class Supervised(LightningModule, ABC):
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         seed_everything_at("evaluate", self.seed, batch_idx)
+
+
+def _average(model: nn.Module, decay: float | None) -> ModelEmaV3 | None:
+    """The moving average of a model's parameters and buffers, which no optimizer and no gradient reaches."""
+    return None if decay is None else ModelEmaV3(model, decay=decay).requires_grad_(False)
+
+
+class Supervised(Trainable):
+    """A model, its loss and its metric, trained with targets.
+
+    A domain says how a batch becomes a training loss (:meth:`training_loss`) and a prediction with its target
+    (:meth:`outputs`), and what the loss of a prediction is (:meth:`evaluation_loss`).
+
+    Args:
+        model: the network; ``model.`` is its prefix in checkpoints.
+        train: the protocol.
+        seed: of everything random in the steps.
+        steps_per_epoch: optimizer steps in an epoch.
+        metric: the primary metric, from outputs and targets.
+    """
+
+    metric: torchmetrics.Metric
+
+    @abstractmethod
+    def outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """What the model makes of a batch without augmentation, and the targets; one row each per sample."""
+
+    @abstractmethod
+    def evaluation_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of :meth:`outputs`: a scalar, the mean over its samples."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         outputs, targets = self.outputs(batch)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,8 @@ from torchstone.instruments.description import GraphDescription, ModelDescriptio
 from torchstone.models.registry import build_model
 from torchstone.training.nodes import NodeClassifier
 from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
-from torchstone.training.supervised import Classification, Supervised
+from torchstone.training.starting import start_from_run
+from torchstone.training.supervised import Classification, Trainable, has_unused_parameters
 
 
 class TaskData(Protocol):
@@ -59,13 +62,13 @@ class Task(ABC):
         sources: data that are opened by name, and what they are; every other source is a path.
     """
 
-    name: ClassVar[str]
-    metric: ClassVar[str]
-    maximize: ClassVar[bool]
-    error_view: ClassVar[str]
-    batch_sizes: ClassVar[tuple[int, ...]] = (1, 32)
-    peer_lr: ClassVar[float]
-    sources: ClassVar[Mapping[str, str]]
+    name: str
+    metric: str
+    maximize: bool
+    error_view: str
+    batch_sizes: tuple[int, ...] = (1, 32)
+    peer_lr: float
+    sources: Mapping[str, str]
 
     @abstractmethod
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> Any:
@@ -82,8 +85,14 @@ class Task(ABC):
     def model_args(self, data: Any) -> dict[str, Any]:
         """The arguments that the data impose on every model: number of classes, channels, ..."""
 
+    def headless_args(self, data: Any) -> dict[str, Any]:
+        """The arguments that the data impose on a network without the part that depends on the classes: what a method
+        trains, and what of a trained network other classes can start from. Where there is no such part to leave out
+        they are :meth:`model_args`."""
+        return self.model_args(data)
+
     @abstractmethod
-    def module(self, model: nn.Module, recipe: Recipe, data: Any) -> Supervised:
+    def module(self, model: nn.Module, recipe: Recipe, data: Any) -> Trainable:
         """Wrap a model for training and evaluation."""
 
     @abstractmethod
@@ -144,12 +153,31 @@ class Task(ABC):
             CallError: an argument that this model does not take.
         """
         args = self.all_model_args(model, data, train)
+        run = model.weights if model.weights is not None and Path(model.weights).is_dir() else None
         try:
-            return build_model(model.name, pretrained=model.pretrained, **args)
+            built = build_model(model.name, pretrained=False if run else model.pretrained, **args)
+            if run is not None:
+                full, body = args | self.model_args(data), args | self.headless_args(data)
+                build = partial(build_model, model.name)
+                start_from_run(built, run, model.name, lambda: build(**full), lambda: build(**body))
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise
             raise CallError(f"{model.name} does not take an argument of this recipe: {error}") from error
+        return built
+
+    # --- training
+
+    def has_unused_parameters(self, model: nn.Module, data: Any) -> bool:
+        """Whether the model that :meth:`build_model` built has trainable parameters that no gradient reaches."""
+        return has_unused_parameters(model, self.probe_inputs(data, 2))
+
+    def parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """A trained model's state as the files of its run, by their names without ``.safetensors``."""
+        return {"model": dict(state)}
+
+    def illustrate(self, run: Path, recipe: Recipe, data: Any) -> None:  # noqa: B027 - most tasks have no pictures
+        """Write pictures of what came out into a run directory whose weights are written."""
 
 
 class ImageClassification(Task):
@@ -179,6 +207,9 @@ class ImageClassification(Task):
 
     def model_args(self, data: ImageData) -> dict[str, Any]:
         return {"num_classes": data.num_classes, "in_chans": 3}
+
+    def headless_args(self, data: ImageData) -> dict[str, Any]:
+        return {**self.model_args(data), "num_classes": 0}
 
     def module(self, model: nn.Module, recipe: Recipe, data: ImageData) -> Classification:
         return Classification(

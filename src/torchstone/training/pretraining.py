@@ -1,0 +1,190 @@
+"""Pre-training: a network trained by a method's loss, into a run that a later training starts from.
+
+    fit(load_recipe("spark_cifar10"), "runs/spark")
+    fit(load_recipe("ecanet_cifar10", ["model.weights=runs/spark"]), "runs/tuned")
+
+A recipe with a section ``method`` is trained by :func:`torchstone.training.fit.fit` as any other: same schedule, same
+exact resume, same strategies. Its metric is the method's loss. ``model.safetensors`` of its run is the network,
+``method.safetensors`` the rest of the method, ``pictures.png`` what the method makes of some validation images.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchstone.errors import CallError, NonFiniteLoss
+from torchstone.files import write_bytes
+from torchstone.instruments.description import GraphDescription, ModelDescription
+from torchstone.methods.method import Method
+from torchstone.methods.registry import build_method
+from torchstone.models.pretrained import read_checkpoint
+from torchstone.models.registry import build_model
+from torchstone.seeding import seed_everything_at
+from torchstone.training.optimizers import learning_rate_scales
+from torchstone.training.pictures import sheet
+from torchstone.training.recipe import DataSpec, MethodSpec, ModelSpec, Recipe, TrainSpec
+from torchstone.training.runs import RunDirectory, RunInfo, read_info
+from torchstone.training.supervised import Trainable
+from torchstone.training.tasks import Task, get_task
+
+PICTURES = 8
+NETWORK = "network."
+
+
+class Pretrainer(Trainable):
+    """A method trained by a protocol; its validation loss is the mean over all validation samples.
+
+    Args:
+        method: the network with what the method puts around it.
+        train: the protocol.
+        seed: of everything random in the steps.
+        steps_per_epoch: optimizer steps in an epoch.
+    """
+
+    model: Method
+
+    def __init__(self, method: Method, train: TrainSpec, *, seed: int, steps_per_epoch: int) -> None:
+        super().__init__(method, train, seed=seed, steps_per_epoch=steps_per_epoch)
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Layers are those of the network; what the method adds learns at the whole rate."""
+        scales = learning_rate_scales(self.model.network, self.train_spec)
+        return {NETWORK + name: scale for name, scale in scales.items()}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if batch_idx % self.train_spec.accumulate == 0:
+            self.model.at_step(self.global_step / (self.train_spec.epochs * self.steps_per_epoch))
+
+    def training_loss(self, batch: Any) -> Tensor:
+        return self.model.loss(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        kept: Any = self.kept
+        losses = kept.evaluation_loss(batch).float()
+        expected = (len(self.inputs(batch)),)
+        if losses.shape != expected:
+            name = type(self.model).__name__
+            raise CallError(f"{name}.evaluation_loss returns a loss a sample, {expected}; got {tuple(losses.shape)}")
+        mean = losses.mean().item()
+        if not math.isfinite(mean):
+            raise NonFiniteLoss(self._non_finite("validation", mean, batch, batch_idx))
+        self.validation_loss.update(losses)
+
+    def inputs(self, batch: Any) -> Tensor:
+        return self.model.inputs(batch)
+
+
+class Pretraining(Task):
+    """A task's data and networks, trained by a method in place of the task's targets.
+
+    Args:
+        task: whose data and networks they are.
+        method: what trains.
+    """
+
+    metric = "loss"
+    maximize = False
+    error_view = "none"
+
+    def __init__(self, task: Task, method: MethodSpec) -> None:
+        self.task = task
+        self.method = method
+        self.name, self.sources = task.name, task.sources
+        self.batch_sizes, self.peer_lr = task.batch_sizes, task.peer_lr
+
+    def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> Any:
+        for key in ("label_smoothing", "mixup", "cutmix"):
+            if getattr(train, key):
+                raise CallError(f"train.{key} is about labels, and a method trains without them: remove it")
+        return self.task.open_data(data, train, seed, source)
+
+    def model_args(self, data: Any) -> dict[str, Any]:
+        return self.task.headless_args(data)
+
+    def build_model(self, model: ModelSpec, data: Any, train: TrainSpec | None = None) -> Method:
+        """Build a recipe's network for the data, and the method around it."""
+        headless = dataclasses.replace(model, args={**self.model_args(data), **model.args})
+        network = self.task.build_model(headless, data, train)
+        return build_method(self.method.name, network, **self.method.args)
+
+    def module(self, model: nn.Module, recipe: Recipe, data: Any) -> Pretrainer:
+        assert isinstance(model, Method)
+        steps = len(data.train_dataloader()) // recipe.train.accumulate
+        return Pretrainer(model, recipe.train, seed=recipe.seed, steps_per_epoch=steps)
+
+    def has_unused_parameters(self, model: nn.Module, data: Any) -> bool:
+        probed: Any = copy.deepcopy(model).train()
+        probed.loss(next(iter(data.val_dataloader()))).backward()
+        return any(parameter.requires_grad and parameter.grad is None for parameter in probed.parameters())
+
+    def parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        network = {key.removeprefix(NETWORK): value for key, value in state.items() if key.startswith(NETWORK)}
+        return {"model": network, "method": {key: v for key, v in state.items() if not key.startswith(NETWORK)}}
+
+    def illustrate(self, run: Path, recipe: Recipe, data: Any) -> None:
+        """Write ``pictures.png``, of the first validation samples, where the method has pictures."""
+        batch = next(iter(data.val_dataloader()))
+        if isinstance(batch, tuple | list):
+            batch = tuple(part[:PICTURES] for part in batch)
+        seed_everything_at("pictures", recipe.seed)
+        with torch.no_grad():
+            columns = _method(run, recipe).pictures(batch)
+        if columns:
+            file = io.BytesIO()
+            sheet(columns, data.preprocessing()).save(file, "PNG")
+            write_bytes(run / "pictures.png", file.getvalue())
+
+    # --- what a method leaves to the task
+
+    def probe_inputs(self, data: Any, batch_size: int) -> tuple[Tensor, ...]:
+        return self.task.probe_inputs(data, batch_size)
+
+    def description(self, spec: str, data: Any) -> ModelDescription | GraphDescription:
+        return self.task.description(spec, data)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        raise CallError("a method predicts nothing: fine-tune its network (model.weights=RUN), or probe it")
+
+    def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.predictions(outputs)
+
+
+def objective(recipe: Recipe) -> Task:
+    """What a recipe trains for: its task, or its method on the task's data."""
+    task = get_task(recipe.task)
+    return task if recipe.method is None else Pretraining(task, recipe.method)
+
+
+def load_method(run: str | Path) -> tuple[Method, RunInfo]:
+    """Rebuild the trained method of a finished pre-training run.
+
+    Returns:
+        The method with its network and all weights, in eval mode on the CPU, and the run's facts.
+
+    Raises:
+        CallError: not a finished run, one without a method, or its weights are truncated.
+    """
+    info = read_info(run)
+    if info.recipe.method is None:
+        raise CallError(f"{run} is a run without a method; load it with load_run")
+    return _method(info.path, info.recipe), info
+
+
+def _method(run: Path, recipe: Recipe) -> Method:
+    assert recipe.method is not None
+    network = RunDirectory(run).network()
+    built = build_model(network["name"], **network["args"])
+    method = build_method(recipe.method.name, built, **recipe.method.args)
+    state, rest = (read_checkpoint(run / f"{part}.safetensors") for part in ("model", "method"))
+    method.load_state_dict({**{NETWORK + key: value for key, value in state.items()}, **rest})
+    return method.eval()
