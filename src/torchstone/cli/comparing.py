@@ -44,6 +44,9 @@ def compare(
     ] = None,
     seeds: Annotated[int, _training("Runs of each candidate.")] = 3,
     epochs: Annotated[int | None, _training("Epochs of a run; by default as many as give 10 and 300 steps.")] = None,
+    pretrain_epochs: Annotated[
+        int | None, _training("Epochs that a method (method+model) gets before that; by default as many.")
+    ] = None,
     tune: Annotated[int, _training("Learning-rate trials of each candidate, judged on validation data.")] = 1,
     start: Annotated[str, _training("Start of candidates without @weights: scratch or pretrained.")] = "scratch",
     batch_size: Annotated[int, _training("Samples per training step.")] = 128,
@@ -64,7 +67,9 @@ def compare(
     A candidate is written \\[method+]model\\[@weights]\\[+transform\\[:key=value]...].
     The model is one of ours (torchstone list), timm:NAME, torchvision:NAME
     or pyg:NAME (gcn, gat, sage, gin, appnp), and may be a glob.
-    Weights are pretrained, a path or a URL.
+    Weights are pretrained, a file, a run directory or a URL.
+    A method trains the model on the same training data, without labels,
+    before it is trained as the others are; its time counts.
 
     Stop it whenever you like: the same command goes on where it stopped.
     With more models, seeds or trials it trains only what is new.
@@ -91,6 +96,7 @@ def compare(
                 out=out,
                 tune=tune,
                 epochs=epochs,
+                pretrain_epochs=pretrain_epochs,
                 seeds=seeds,
                 start=start,
                 limits=as_mapping(limits or [], "--max"),

@@ -14,7 +14,11 @@
     def build(model, **args):
         return Denoising(model, **args)
 
-``torchstone.training`` trains a method by a recipe; a plain Lightning ``Trainer`` trains it as it is.
+    PROTOCOL = {"optimizer": "lamb", "lr": 4e-3}
+
+``torchstone.training`` trains a method by a recipe; a plain Lightning ``Trainer`` trains it as it is. ``PROTOCOL`` is
+optional: keys of a recipe's section ``train`` in which the method differs from AdamW with a cosine schedule where a
+comparison trains it; ``lr`` is that of a batch of 128, the card's unless given.
 """
 
 from __future__ import annotations

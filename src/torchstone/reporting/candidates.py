@@ -2,8 +2,8 @@
 
     candidate = [ method "+" ] model { "+" transform }       steps in the order they run
     model     = [ library ":" ] name [ "@" weights ]          library: timm, torchvision, pyg; without one it is ours
-    transform = name { ":" key "=" value }
-    weights   = "pretrained" | path | URL
+    method, transform = name { ":" key "=" value }
+    weights   = "pretrained" | file | run directory | URL
 
 PyTorch Geometric's networks (gcn, gat, ...) need no ``pyg:`` before them. A model's name may be a glob (``*_mini32``,
 ``timm:resnet1*``), which stands for one candidate per model that matches.
@@ -48,7 +48,7 @@ class Candidate:
     Attributes:
         name: as the user wrote it, globs expanded.
         model: what :func:`torchstone.models.registry.build_model` takes: ``NAME``, ``timm:NAME``, ...
-        weights: None (from scratch), ``pretrained``, or a file's path or URL.
+        weights: None (from scratch), ``pretrained``, a file's path or URL, or a run directory.
         method: how the model is trained; None is plain supervised training.
         transforms: what is done to the model, in order.
     """
@@ -128,20 +128,20 @@ def _parse(text: str) -> list[Candidate]:
     parts = _parts(text)
     index = next((index for index, part in enumerate(parts) if part.is_model), None)
     if index is None:  # no model is recognised: it is said of the step where one should be
-        index = int(len(parts) > 1 and parts[0].text in _known("method"))
+        index = int(len(parts) > 1 and _is_method(parts[0].text.partition(":")[0]))
     before, model, after = parts[:index], parts[index], parts[index + 1 :]
     if len(before) > 1:
         raise CallError(f"candidate {text!r}: one method at most may stand before the model {model.text!r}")
     method = None
     for part in before:
         with _placed(text, part):
-            method = Step(_look_up("method", part.text))
+            method = _step("method", part.text)
     with _placed(text, model):
         names, weights = _models(model.text)
     transforms = []
     for part in after:
         with _placed(text, part):
-            transforms.append(_transform(part.text))
+            transforms.append(_step("transform", part.text))
     written = model.text.partition("@")[0]
     return [
         Candidate(
@@ -180,18 +180,26 @@ def _known(kind: str) -> list[str]:
     return [card.key for card in catalog.cards().values() if card.kind == kind]
 
 
+def _is_method(name: str) -> bool:
+    return name in _known("method") or "." in name  # with a dot: a module of the user's own
+
+
 def _look_up(kind: str, name: str) -> str:
     known = _known(kind)
-    if name not in known:
+    if kind == "method" and "." in name:
+        from torchstone.methods.registry import method_module
+
+        method_module(name)
+    elif name not in known:
         raise unknown_name(kind, name, known)
     return name
 
 
-def _transform(text: str) -> Step:
+def _step(kind: str, text: str) -> Step:
     from torchstone.training.recipe import parse_yaml
 
     name, *options = text.split(":")
-    _look_up("transform", name)
+    _look_up(kind, name)
     values: dict[str, Any] = {}
     for option in options:
         key, equals, value = option.partition("=")
@@ -255,8 +263,12 @@ def _check_weights(candidate: Candidate) -> None:
     if weights is None or weights.startswith(("http://", "https://")):
         return
     if weights != PRETRAINED:
-        if not Path(weights).is_file():
-            raise CallError(f"{candidate.name}: there is no weights file {weights}")
+        if Path(weights).is_dir():
+            from torchstone.training.runs import read_info
+
+            read_info(weights)
+        elif not Path(weights).is_file():
+            raise CallError(f"{candidate.name}: there is no weights file or run {weights}")
         return
     missing = _missing_weights(candidate)
     if missing:

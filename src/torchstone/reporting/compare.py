@@ -34,6 +34,7 @@ from torchstone.reporting import words
 from torchstone.reporting.candidates import Candidate, parse_candidates
 from torchstone.reporting.limits import Limit, parse_limits
 from torchstone.reporting.measuring import Measurement, failure_reason, measure
+from torchstone.reporting.methods import describe, pretraining_recipe
 from torchstone.reporting.ranking import judge
 from torchstone.reporting.results import CURVES, CandidateResult, Comparison, SeedRun, Trial
 from torchstone.training.devices import resolve_device
@@ -74,6 +75,7 @@ def compare(
     out: str | Path,
     tune: int = 1,
     epochs: int | None = None,
+    pretrain_epochs: int | None = None,
     seeds: int = 3,
     start: str = "scratch",
     limits: Mapping[str, str | float] | None = None,
@@ -98,6 +100,8 @@ def compare(
         out: the folder of the comparison; what an interrupted or a smaller comparison left there is used.
         tune: learning-rate trials of each candidate, see :func:`learning_rates`.
         epochs: passes over the training data in every run; by default as many as give 10 epochs and 300 steps.
+        pretrain_epochs: passes over the training data that a method gets before them, see
+            :mod:`torchstone.reporting.methods`; by default as many as ``epochs``.
         seeds: runs of each candidate.
         start: what candidates without ``@weights`` start from: ``scratch`` or ``pretrained``.
         limits: the most that a candidate may cost, see :func:`torchstone.reporting.limits.parse_limits`.
@@ -118,13 +122,15 @@ def compare(
         WriteFailed: the folder cannot be written, or the disk is full; the same call goes on from what was finished.
     """
     options = {name: value for name, value in locals().items() if name not in ("data", "models", "out", "progress")}
-    for name, value in (("tune", tune), ("seeds", seeds)):
-        if value < 1:
+    for name, value in (("tune", tune), ("seeds", seeds), ("pretrain_epochs", pretrain_epochs)):
+        if value is not None and value < 1:
             raise CallError(f"{name} must be at least 1, got {value}")
     candidates, notes = parse_candidates(models, start)
     for candidate in candidates:
-        if candidate.method or candidate.transforms:
-            raise CallError(f"{candidate.name}: compare does not run methods and transforms")
+        if candidate.transforms:
+            raise CallError(f"{candidate.name}: compare does not run transforms")
+    if pretrain_epochs is not None and not any(candidate.method for candidate in candidates):
+        raise CallError("pretrain_epochs is for candidates with a method (method+model); there is none")
     budget = parse_limits(limits or {})
     where = str(resolve_device(device))
     kind = task_of(str(data)) if task == "auto" else get_task(task)
@@ -149,7 +155,19 @@ def compare(
         if epochs is None:
             protocol = kind.comparison_protocol(default_epochs(len(opened.train_dataloader())), batch_size)
         options["epochs"] = protocol.epochs
-        plan = _Plan(kind, opened, data_spec, protocol, tune, seeds, budget, where, folder, options)
+        plan = _Plan(
+            kind,
+            opened,
+            data_spec,
+            protocol,
+            protocol.epochs if pretrain_epochs is None else pretrain_epochs,
+            tune,
+            seeds,
+            budget,
+            where,
+            folder,
+            options,
+        )
         return _Work(plan, candidates, tell).carry_out(notes)
 
 
@@ -189,6 +207,7 @@ class _Plan:
     data: Any
     data_spec: DataSpec
     protocol: TrainSpec
+    pretrain_epochs: int
     tune: int
     seeds: int
     limits: list[Limit]
@@ -196,14 +215,30 @@ class _Plan:
     folder: Path
     options: dict[str, Any]
 
-    def recipe(self, candidate: Candidate, lr: float, seed: int) -> Recipe:
+    def recipe(self, candidate: Candidate, lr: float, seed: int, pretrained: Path | None = None) -> Recipe:
+        """The recipe of a run; ``pretrained`` is the run of the candidate's method that it starts from."""
         return Recipe(
-            model=ModelSpec(candidate.model, weights=candidate.weights),
+            model=ModelSpec(candidate.model, weights=str(pretrained) if pretrained else candidate.weights),
             data=self.data_spec,
             train=replace(self.protocol, lr=lr),
             task=self.task.name,
             seed=seed,
         )
+
+    def pretraining(self, candidate: Candidate, seed: int) -> Recipe:
+        """The recipe of a candidate's method."""
+        batch_size = self.protocol.batch_size
+        return pretraining_recipe(candidate, self.data_spec, self.task.name, seed, self.pretrain_epochs, batch_size)
+
+    def pretraining_folder(self, candidate: Candidate, recipe: Recipe) -> Path:
+        """Shared by all candidates of the same method and model."""
+        name = f"pretrain-seed{recipe.seed}-{identity(recipe, self.data.fingerprint)[:8]}"
+        return self.folder / "runs" / _file_name("+".join(candidate.name.split("+")[:2])) / name
+
+    def epochs_of(self, candidate: Candidate) -> int:
+        """Epochs that all runs of a candidate need."""
+        before = self.pretrain_epochs * self.seeds if candidate.method else 0
+        return before + self.protocol.epochs * (self.tune + self.seeds - 1)
 
     def run_folder(self, candidate: Candidate, recipe: Recipe) -> Path:
         """Named for people by candidate, rate and seed, and by its identity, so that it never holds another run."""
@@ -213,19 +248,21 @@ class _Plan:
     def candidate_folder(self, candidate: Candidate) -> Path:
         return self.folder / "runs" / _file_name(candidate.name)
 
-    def command(self, models: Sequence[str], out: str) -> str:
-        """The command line of this comparison with these models; an option with its usual value is left out."""
+    def command(self, candidates: Sequence[Candidate], out: str) -> str:
+        """The command line of this comparison with these candidates; an option with its usual value is left out."""
+        models = [candidate.name for candidate in candidates]
         usual = {name: parameter.default for name, parameter in inspect.signature(compare).parameters.items()}
         parts = ["torchstone", "compare", "--data", self.data_spec.source, "--models", *models]
         for name, value in self.options.items():
             if name == "limits":
                 parts += [part for limit, most in (value or {}).items() for part in ("--max", f"{limit}={most}")]
-            elif value != usual[name]:
+            elif value != usual[name] and (name != "pretrain_epochs" or any(one.method for one in candidates)):
                 parts += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join([*parts, "--out", out])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, candidates: Sequence[Candidate]) -> dict[str, Any]:
         """The protocol as the report lists it."""
+        methods = {one.method: one for one in candidates if one.method}
         shown = (
             "epochs batch_size optimizer weight_decay schedule warmup_epochs label_smoothing clip_grad precision select"
         )
@@ -237,6 +274,7 @@ class _Plan:
             "selection": f"validation {self.task.metric} of the {kept} with seed 0; of equal ones the smaller rate",
             "seeds": list(range(self.seeds)),
             "limits": dict(self.options["limits"] or {}),
+            **{f"pre-training by {m.name}": describe(self.pretraining(one, 0)) for m, one in methods.items()},
         }
 
 
@@ -262,8 +300,8 @@ class _Work:
         self.tell = tell
         self.results: list[CandidateResult] = []
         self.per_sample: dict[str, Any] = {}  # candidate -> score of every test sample, (seeds, samples)
-        self.runs_of_each = plan.tune + plan.seeds - 1
-        self.runs_done = 0
+        self.pretrained: dict[tuple[str, int], RunResult] = {}
+        self.epochs_done = 0
         self.doing = ""
 
     def carry_out(self, notes: list[str]) -> Comparison:
@@ -283,7 +321,7 @@ class _Work:
         self.report(news=f"costs of {len(measured)} candidates measured")
         for index, candidate in enumerate(self.candidates, 1):
             self.results.append(self.result(candidate, measured[candidate.name]))
-            self.runs_done = index * self.runs_of_each
+            self.epochs_done = sum(plan.epochs_of(done) for done in self.candidates[:index])
             comparison = self.comparison()
             comparison.write(plan.folder)
             self.report(news=_news(comparison.candidates[-1], plan.task.metric))
@@ -296,9 +334,9 @@ class _Work:
         self.report()
 
     def report(self, run: FitProgress | None = None, news: str = "") -> None:
-        under_way = (run.epoch - 1 + run.step / run.steps) / run.epochs if run else 0.0
-        done = (self.runs_done + under_way) / (self.runs_of_each * len(self.candidates))
-        self.tell(Progress(done, self.doing, run, news))
+        under_way = run.epoch - 1 + run.step / run.steps if run else 0.0
+        in_all = sum(self.plan.epochs_of(candidate) for candidate in self.candidates)
+        self.tell(Progress((self.epochs_done + under_way) / in_all, self.doing, run, news))
 
     # --- one candidate
 
@@ -312,8 +350,9 @@ class _Work:
             reason=measurement.failed,
             proof=candidate.card.proof if candidate.card else "",
             source=candidate.source,
+            method=candidate.method.name if candidate.method else "",
             cost=measurement.cost,
-            reproduce=self.plan.command([candidate.name], f"{self.plan.folder.name}-{_file_name(candidate.name)}"),
+            reproduce=self.plan.command([candidate], f"{self.plan.folder.name}-{_file_name(candidate.name)}"),
         )
         if measurement.failed:
             return told
@@ -331,7 +370,7 @@ class _Work:
             status="trained",
             lr=lr,
             trials=trials,
-            runs=[self.seed_run(seed, runs[seed], tests[seed]) for seed in range(self.plan.seeds)],
+            runs=[self.seed_run(candidate, seed, runs[seed], tests[seed]) for seed in range(self.plan.seeds)],
             confusion=_confusion(tests) if self.plan.task.error_view == "confusion" else None,
         )
 
@@ -359,28 +398,41 @@ class _Work:
         return best, [finished[best], *(self.train(candidate, best, seed) for seed in range(1, self.plan.seeds))]
 
     def train(self, candidate: Candidate, lr: float, seed: int) -> RunResult:
-        recipe = self.plan.recipe(candidate, lr, seed)
-        self.begin(f"{candidate.name}, learning rate {lr:g}, seed {seed}")
-        with self.failing(candidate):
-            run = fit(
-                recipe,
-                self.plan.run_folder(candidate, recipe),
-                device=self.plan.device,
-                source=self.plan.data.source,
-                progress=self.report,
-            )
-        self.runs_done += 1
+        before = self.pretrain(candidate, seed).path if candidate.method else None
+        recipe = self.plan.recipe(candidate, lr, seed, before)
+        folder = self.plan.run_folder(candidate, recipe)
+        return self.fit(candidate, recipe, folder, f"{candidate.name}, learning rate {lr:g}, seed {seed}")
+
+    def pretrain(self, candidate: Candidate, seed: int) -> RunResult:
+        """The run of a candidate's method with a seed, trained once."""
+        key = candidate.name, seed
+        if key not in self.pretrained:
+            doing = f"{candidate.name}, pre-training, seed {seed}"
+            with self.failing(candidate, doing):
+                recipe = self.plan.pretraining(candidate, seed)
+                folder = self.plan.pretraining_folder(candidate, recipe)
+            self.pretrained[key] = self.fit(candidate, recipe, folder, doing)
+        return self.pretrained[key]
+
+    def fit(self, candidate: Candidate, recipe: Recipe, folder: Path, doing: str) -> RunResult:
+        self.begin(doing)
+        with self.failing(candidate, doing):
+            run = fit(recipe, folder, device=self.plan.device, source=self.plan.data.source, progress=self.report)
+        self.epochs_done += recipe.train.epochs
         how = words.duration(run.seconds) if run.trained else "found finished"
-        self.report(news=f"{self.doing}: {words.score(run.score, run.metric)} on validation data, {how}")
+        reached = words.score(run.score, run.metric)
+        if recipe.method is not None:
+            reached = f"{run.metric} {reached}"
+        self.report(news=f"{doing}: {reached} on validation data, {how}")
         return run
 
     def test(self, candidate: Candidate, run: RunResult) -> Evaluation:
         self.begin(f"{candidate.name}, test data")
-        with self.failing(candidate):
+        with self.failing(candidate, self.doing):
             return evaluate(run.path, "test", device=self.plan.device, source=self.plan.data.source)
 
     @contextmanager
-    def failing(self, candidate: Candidate) -> Iterator[None]:
+    def failing(self, candidate: Candidate, doing: str) -> Iterator[None]:
         """Turn any error but a disk that cannot be written, which stops everybody, into this candidate's failure."""
         try:
             yield
@@ -393,14 +445,15 @@ class _Work:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_text(file, traceback.format_exc())
                 reason += f" (traceback: {file.relative_to(self.plan.folder)})"
-            raise _Failed(f"{self.doing}: {reason}") from error
+            raise _Failed(f"{doing}: {reason}") from error
 
-    def seed_run(self, seed: int, run: RunResult, test: Evaluation) -> SeedRun:
+    def seed_run(self, candidate: Candidate, seed: int, run: RunResult, test: Evaluation) -> SeedRun:
         return SeedRun(
             seed=seed,
             score=test.score,
             curves={name: [row[name] for row in run.rows] for name in CURVES if name in run.rows[0]},
             seconds=run.seconds,
+            pretrain_seconds=self.pretrained[candidate.name, seed].seconds if candidate.method else 0.0,
             run=run.path.relative_to(self.plan.folder).as_posix(),
         )
 
@@ -417,10 +470,10 @@ class _Work:
             task=plan.task.name,
             metric=plan.task.metric,
             maximize=plan.task.maximize,
-            protocol=plan.describe() | ({"not finished": waiting} if waiting else {}),
+            protocol=plan.describe(self.candidates) | ({"not finished": waiting} if waiting else {}),
             candidates=judge(self.results, self.per_sample, metric=plan.task.metric, maximize=plan.task.maximize),
             environment={**environment.describe(), "device": plan.device},
-            command=plan.command([candidate.name for candidate in self.candidates], str(plan.folder)),
+            command=plan.command(self.candidates, str(plan.folder)),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             version=__version__,
         )

@@ -40,6 +40,7 @@ class SeedRun:
         score: the test score.
         curves: equally long lists under the keys ``epoch, train_loss, val_loss, val_accuracy, lr`` (any may be absent).
         seconds: wall time of the training.
+        pretrain_seconds: wall time of the method's training before it.
         run: the run directory, relative to the comparison's.
     """
 
@@ -48,6 +49,7 @@ class SeedRun:
     curves: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
     run: str = ""
+    pretrain_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class CandidateResult:
         reason: why it was not trained or failed, in a sentence.
         proof: the card's proof (``official``, ``port``, ``definition``, ``reconstruction``), empty for peers.
         source: ``torchstone``, ``timm`` or ``torchvision``.
+        method: the method that trained the network before, empty when none did.
         cost: ``params, macs, latency_ms_1, latency_ms_32, throughput, memory_mb, train_memory_mb``; None or absent
             where not measured.
         lr: the learning rate that the trials chose.
@@ -101,6 +104,7 @@ class CandidateResult:
     gap: float | None = None
     gap_low: float | None = None
     gap_high: float | None = None
+    method: str = ""
 
     def __post_init__(self) -> None:
         if self.start not in STARTS:
@@ -114,8 +118,13 @@ class CandidateResult:
 
     @property
     def train_seconds(self) -> float | None:
-        """Mean training time of a run."""
-        return sum(run.seconds for run in self.runs) / len(self.runs) if self.runs else None
+        """Mean training time of a run, what a method trained before it included."""
+        return sum(run.seconds + run.pretrain_seconds for run in self.runs) / len(self.runs) if self.runs else None
+
+    @property
+    def pretrain_seconds(self) -> float | None:
+        """The method's part of :attr:`train_seconds`; None without a method."""
+        return sum(run.pretrain_seconds for run in self.runs) / len(self.runs) if self.runs and self.method else None
 
     def cost_on(self, axis: str) -> float | None:
         """The cost on one of :data:`torchstone.reporting.costs.AXES`, None where it was not measured."""
@@ -226,7 +235,13 @@ def to_csv(comparison: Comparison) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
-        [*plain, *costs, "train_seconds", *(f"seed_{seed}" for seed in seeds), "tied_with", "dominated_on", "reproduce"]
+        [
+            *plain,
+            *costs,
+            *("train_seconds", "pretrain_seconds"),
+            *(f"seed_{seed}" for seed in seeds),
+            *("tied_with", "dominated_on", "reproduce"),
+        ]
     )
     for candidate in comparison.candidates:
         by_seed = {run.seed: run.score for run in candidate.runs}
@@ -235,6 +250,7 @@ def to_csv(comparison: Comparison) -> str:
                 *(getattr(candidate, name) for name in plain),
                 *(candidate.cost.get(axis) for axis in costs),
                 candidate.train_seconds,
+                candidate.pretrain_seconds,
                 *(by_seed.get(seed) for seed in seeds),
                 " ".join(candidate.tied_with),
                 " ".join(candidate.dominated),

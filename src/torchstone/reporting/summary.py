@@ -8,6 +8,11 @@ from torchstone.reporting.results import STARTS, CandidateResult, Comparison
 from torchstone.reporting.statistics import CLEARLY_DEARER, DRAWS, LEVEL
 
 _HOW = {"scratch": "trained from scratch", "pretrained": "pretrained"}
+_METHODS = (
+    "A method (method+model) trained the network first, once per seed, on the same training split without its labels. "
+    "The run after that had the same epochs and the same trials as any other, so nothing but computation "
+    "was added: the time of both is the training time, and the candidate is ranked with those that start as it did.",
+)
 
 
 def main_axis(comparison: Comparison) -> Axis | None:
@@ -34,6 +39,7 @@ def summary(comparison: Comparison) -> list[str]:
             lines[0] = f"Among candidates {_HOW[start]}: {lines[0]}"
         sentences += lines
     if groups:
+        sentences += _before_training(groups)
         sentences += _resolution(comparison, groups)
     return sentences + _missing(comparison)
 
@@ -67,6 +73,7 @@ def notes(comparison: Comparison) -> list[str]:
         "Dominated on a cost means: another candidate is really better and not dearer, or ties with it and this one "
         f"costs over {dearer} % more. A candidate whose paired difference speaks for it is not dominated by a tie.",
         "Scratch and pretrained candidates are never ranked together: pretraining is a cost that no column shows.",
+        *(_METHODS if any(candidate.method for candidate in comparison.candidates) else ()),
         "Intervals know nothing of other data, other splits, longer training or wider searches. Each candidate had "
         "the same number of learning-rate trials; a larger search can favour another one.",
         cost,
@@ -160,6 +167,17 @@ def _resolution(comparison: Comparison, groups: dict[str, list[CandidateResult]]
     if seeds < 2:
         sentences.append("One seed only: the intervals cover the choice of test samples, not the luck of training.")
     return sentences
+
+
+def _before_training(groups: dict[str, list[CandidateResult]]) -> list[str]:
+    """What share of the training time went into methods."""
+    shares = [
+        f"{candidate.name} {100 * candidate.pretrain_seconds / candidate.train_seconds:.0f} %"
+        for group in groups.values()
+        for candidate in group
+        if candidate.pretrain_seconds and candidate.train_seconds
+    ]
+    return [f"Share of the training time that a method used first: {_listed(shares)}."] if shares else []
 
 
 def _missing(comparison: Comparison) -> list[str]:
