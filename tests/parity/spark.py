@@ -8,8 +8,16 @@ from timm.models.convnext import ConvNeXt
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
-from torchstone.methods.spark import SparK, Visible, convert_official, visible_count, visible_patches
-from torchstone.methods.spark.official import annealing
+from torchstone.methods.spark import (
+    SparK,
+    Visible,
+    convert_official,
+    official_names,
+    visible_count,
+    visible_patches,
+)
+from torchstone.training import TrainSpec
+from torchstone.training.schedules import learning_rate, weight_decay
 from torchstone.verification import Case, load_state
 
 
@@ -24,11 +32,22 @@ def _mask(case: Case) -> dict[str, Tensor]:
 
 
 def _schedule(case: Case) -> dict[str, Tensor]:
+    """Every step as an epoch of one step; of the two groups of parameters the second does not decay."""
     told = case.kwargs
+    train = TrainSpec(
+        epochs=told["max"],
+        lr=told["lr"],
+        schedule="cosine_last",
+        warmup_epochs=told["wp"],
+        warmup_lr=0.005 * told["lr"],
+        min_lr=0.001 * told["lr"],
+        weight_decay=told["wd"],
+        weight_decay_end=told["wde"],
+    )
     rows = []
     for step in range(told["max"]):
-        lr, decay = annealing(step, told["max"], told["wp"], told["lr"], told["wd"], told["wde"])
-        rows.append([lr, lr, decay, decay, lr, decay, 0.0])  # the second group of parameters does not decay
+        lr, decay = learning_rate(train, step, 1), weight_decay(train, step, 1)
+        rows.append([lr, lr, 0.0, decay, lr, decay, 0.0])
     return {"sched": 1000 * torch.tensor(rows, dtype=torch.float64)}  # recorded in thousandths
 
 
@@ -46,22 +65,14 @@ def _pretraining(case: Case) -> dict[str, Tensor]:
     outputs |= {"loss": loss, "rec": prediction, "rec_or_inp": spark.complete(prediction, images, visible)}
     loss.backward()
 
-    official = convert_official_names(spark)
+    ours = {official: name for name, official in official_names(spark).items()}
     for name in case.outputs:
         kind, _, rest = name.partition("/")
         if kind == "grad":
-            outputs[name] = spark.get_parameter(official[rest]).grad
+            outputs[name] = spark.get_parameter(ours[rest]).grad
         elif kind == "buf":
-            outputs[name] = spark.get_buffer(official[rest])
+            outputs[name] = spark.get_buffer(ours[rest])
     return {name: value for name, value in outputs.items() if name in case.outputs}
-
-
-def convert_official_names(spark: SparK) -> dict[str, str]:
-    """Our name for every official one, as the converter has it."""
-    from torchstone.methods.spark import to_official
-
-    values = {value.data_ptr(): name for name, value in spark.state_dict().items()}
-    return {name: values[value.data_ptr()] for name, value in to_official(spark).items() if value.data_ptr() in values}
 
 
 def _convnext(case: Case) -> tuple[nn.Module, dict[str, object]]:

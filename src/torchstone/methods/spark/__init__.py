@@ -1,10 +1,10 @@
 """SparK: BERT-style pre-training for convolutional networks (Tian, Jiang, Diao, Lin, Wang, Yuan; ICLR 2023, arXiv
 2301.03580).
 
-Patches of an image are hidden and a network learns to paint them from those that are visible. A transformer drops hidden
-patches from its sequence; a convolution cannot: it would fill the holes layer by layer until none is left and would see
-statistics that no full image has. SparK treats the visible patches as a sparse map and makes every layer keep it so, and
-decodes the network's maps of all resolutions, not only the last one.
+Patches of an image are hidden, and a network learns to paint them from those that are visible. A transformer drops
+hidden patches from its sequence; a convolution cannot: it would fill the holes layer by layer until none is left, and
+would see statistics that no full image has. SparK treats the visible patches as a sparse map, makes every layer keep it
+so, and decodes the network's maps of all resolutions, not only the last one.
 
 For images x (B, C, H, W) and a network of total stride r, patches have r x r pixels, h = H / r rows and w = W / r
 columns of them (Sections 3.1 to 3.3)::
@@ -22,7 +22,8 @@ trained is the network that was given, and after :meth:`SparK.restore` nothing r
 Reading order: :mod:`sparse <torchstone.methods.spark.sparse>` (masks, and layers that respect them),
 :mod:`pyramid <torchstone.methods.spark.pyramid>` (a network's maps), :mod:`decoder <torchstone.methods.spark.decoder>`
 (tokens and UNet), this module (mask, loss, the method), :mod:`official <torchstone.methods.spark.official>` (released
-checkpoints, the authors' schedule and variants).
+checkpoints and variants). The authors' learning rate and weight decay are keys of a recipe: ``warmup_lr``,
+``schedule: cosine_last``, ``weight_decay_end``.
 
 Example:
     >>> import torch, torchstone
@@ -56,6 +57,7 @@ __all__ = [
     "build",
     "convert_official",
     "load_encoder",
+    "official_names",
     "patch_statistics",
     "reconstruction_error",
     "to_official",
@@ -310,4 +312,9 @@ def _has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
-from torchstone.methods.spark.official import convert_official, load_encoder, to_official  # noqa: E402
+from torchstone.methods.spark.official import (  # noqa: E402 - its variants are made of the class above
+    convert_official,
+    load_encoder,
+    official_names,
+    to_official,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -91,9 +92,11 @@ class LightDecoder(nn.Module):
             raise CallError(f"the total stride of the network must be a power of two from 2 on, got {stride}")
         if width < 1 or width % stride:
             fitting = max(1, round(width / stride)) * stride
-            raise CallError(f"width must be a multiple of the network's total stride {stride}, got {width}; {fitting} fits")
+            raise CallError(
+                f"width must be a multiple of the network's total stride {stride}, got {width}; {fitting} fits"
+            )
         widths = [width // 2**i for i in range(blocks + 1)]
-        self.dec = nn.ModuleList(UNetBlock(c, d) for c, d in zip(widths[:-1], widths[1:], strict=True))
+        self.dec = nn.ModuleList(UNetBlock(c, d) for c, d in pairwise(widths))
         self.proj = nn.Conv2d(widths[-1], channels, 1)
         self._initialise()
 

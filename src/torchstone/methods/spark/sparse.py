@@ -11,8 +11,7 @@ zeros in dense tensors, and layers are made to keep them so::
 Without it every 3x3 convolution would let visible patches grow by a pixel a side, and after a few layers the mask
 pattern would be gone (:func:`visible_share`).
 
-:class:`SparseLayers` converts a network by giving its layers another ``forward``, layer by layer, and takes it off again:
-parameters, buffers, names and types are never touched, and outside of :meth:`SparseLayers.showing` a converted network
+:class:`SparseLayers` converts a network by giving its layers another ``forward``, and takes it off again: parameters, buffers, names and types are never touched, and outside of :meth:`SparseLayers.showing` a converted network
 computes what it always did.
 """
 
@@ -355,6 +354,7 @@ class SparseLayers:
             yield
         finally:
             self._shown.visible = None
+
 
 # What becomes of a mask -----------------------------------------------------------------------------------------------
 
