@@ -224,7 +224,9 @@ class SparK(Method):
                 f"{images.shape[3] // self.patch} patches, the mask {visible.height}x{visible.width}"
             )
         with self.sparse.showing(visible):
-            return self.pyramid.maps(self.network, images * visible.mask(*images.shape[2:], images.dtype))
+            return self.pyramid.maps(
+                self.network, images * visible.mask(images.shape[2], images.shape[3], images.dtype)
+            )
 
     def decode(self, maps: Sequence[Float[Tensor, "b d p q"]], visible: Visible) -> Float[Tensor, "b c h w"]:
         """The prediction for every pixel, in units of its patch's standard deviation, from the patch's mean."""
@@ -244,7 +246,7 @@ class SparK(Method):
         """The images with their hidden patches as predicted: ``y sqrt(var + 1e-6) + mean``."""
         mean, deviation = patch_statistics(images, self.patch)
         painted = (_patches(prediction.to(images.dtype), self.patch) * deviation + mean).flatten(4, 5).flatten(2, 3)
-        return torch.where(visible.mask(*images.shape[2:], torch.bool), images, painted)
+        return torch.where(visible.mask(images.shape[2], images.shape[3], torch.bool), images, painted)
 
     # --- Method
 
@@ -269,7 +271,7 @@ class SparK(Method):
         prediction = self.decode(self.encode(images, visible), visible)
         return {
             "image": images,
-            "visible": images * visible.mask(*images.shape[2:], images.dtype),
+            "visible": images * visible.mask(images.shape[2], images.shape[3], images.dtype),
             "reconstruction": self.complete(prediction, images, visible),
         }
 

@@ -157,7 +157,7 @@ class _Around:
     def __call__(self, **kwargs: Any) -> SparK:
         from torchstone.methods.spark import SparK
 
-        network = timm.create_model(
+        network: Any = timm.create_model(
             self.network,
             num_classes=0,
             global_pool="",

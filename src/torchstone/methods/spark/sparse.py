@@ -11,8 +11,9 @@ zeros in dense tensors, and layers are made to keep them so::
 Without it every 3x3 convolution would let visible patches grow by a pixel a side, and after a few layers the mask
 pattern would be gone (:func:`visible_share`).
 
-:class:`SparseLayers` converts a network by giving its layers another ``forward``, and takes it off again: parameters, buffers, names and types are never touched, and outside of :meth:`SparseLayers.showing` a converted network
-computes what it always did.
+:class:`SparseLayers` converts a network by giving its layers another ``forward``, and takes it off again: parameters,
+buffers, names and types are never touched, and outside of :meth:`SparseLayers.showing` a converted network computes
+what it always did.
 """
 
 from __future__ import annotations
@@ -258,7 +259,11 @@ class GlobalMean(SparseForward):
 
     def masked(self, x: Tensor, visible: Visible) -> Tensor:
         y = self.own(x)
-        return y / visible.share().to(y.dtype) if y.shape[2:] == (1, 1) else y * visible.mask(*y.shape[2:], y.dtype)
+        return (
+            y / visible.share().to(y.dtype)
+            if y.shape[2:] == (1, 1)
+            else y * visible.mask(y.shape[2], y.shape[3], y.dtype)
+        )
 
 
 Rule = Callable[[nn.Module, _Shown], SparseForward]
@@ -384,5 +389,5 @@ def leaking_layers(network: nn.Module, sparse: SparseLayers, pyramid: Pyramid, i
     return [
         level.module
         for level, x in zip(pyramid.levels, maps, strict=True)
-        if bool((x * (1 - visible.mask(*x.shape[2:], x.dtype))).any())
+        if bool((x * (1 - visible.mask(x.shape[2], x.shape[3], x.dtype))).any())
     ]
