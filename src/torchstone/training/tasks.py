@@ -255,7 +255,7 @@ class NodeClassification(Task):
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphData:
         given = "a graph, which is one batch"
         _refuse("data", data, ("size", "workers", "augment", "limit"), "images", given)
-        _refuse("train", train, ("batch_size", "accumulate", "mixup", "cutmix"), "images", given)
+        _refuse("train", train, ("batch_size", "accumulate", "loss", "mixup", "cutmix"), "images", given)
         if source is not None:
             return GraphData(source)
         return GraphData(
@@ -330,7 +330,7 @@ class SequenceClassification(Task):
         return is_sequence_source(source)
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> SequenceData:
-        _refuse("data", data, ("split", "directed"), "graphs", "sequences")
+        _refuse("data", data, ("split", "directed", "normalize"), "graphs", "sequences")
         _refuse("train", train, ("mixup", "cutmix"), "images", "sequences")
         if data.augment not in ("auto", "none"):
             raise CallError(f"data.augment={data.augment} is for images; sequences are not augmented: remove it")
