@@ -232,7 +232,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return _build(next(item for item in arguments if item is not type(None)), value, where)
     if kind == int | Literal["any"]:
         if value != "any" and type(value) is not int:
-            raise CallError(f"{where} is {value!r}; it must be an integer or \"any\"")
+            raise CallError(f'{where} is {value!r}; it must be an integer or "any"')
         return value
     if origin is not None and issubclass(origin, typing.Mapping):
         if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):

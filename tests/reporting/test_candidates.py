@@ -53,13 +53,15 @@ def test_a_candidate_named_twice_is_compared_once_and_a_note_says_so():
 def test_the_same_model_from_scratch_and_from_weights_are_two_candidates(tmp_path):
     file = tmp_path / "weights.pth"
     file.touch()
-    candidates, notes = parse_candidates([
-        INCEPTIONNEXT,
-        f"{INCEPTIONNEXT}@{file}",
-        "inceptionnext_tiny@pretrained",
-        "timm:resnet18.a1_in1k@pretrained",
-        "torchvision:resnet18@https://example.org/weights.pth",
-    ])
+    candidates, notes = parse_candidates(
+        [
+            INCEPTIONNEXT,
+            f"{INCEPTIONNEXT}@{file}",
+            "inceptionnext_tiny@pretrained",
+            "timm:resnet18.a1_in1k@pretrained",
+            "torchvision:resnet18@https://example.org/weights.pth",
+        ]
+    )
     assert [candidate.weights for candidate in candidates] == [
         None, str(file), "pretrained", "pretrained", "https://example.org/weights.pth"
     ]  # fmt: skip
