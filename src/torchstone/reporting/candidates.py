@@ -238,7 +238,7 @@ def _names(library: str) -> list[str]:
         from torchvision import models
 
         return models.list_models(module=models)
-    return list(GRAPH_PEERS) if library == "pyg" else sorted(catalog.variants())
+    return list(GRAPH_PEERS) if library == "pyg" else catalog.networks()
 
 
 def _has(library: str, name: str) -> bool:

@@ -14,12 +14,12 @@ MBConv block: the grouped convolution stands between the two 1x1 convolutions::
     h = SiLU(BN(W1 x))                                                   (B, e C, H, W)
     y = BN(W2 SiLU(BN(GroupConv_kxk(h))))  [+ x]                         (B, C', H, W)
 
-MLP block: neither; only ``y = BN(W2 SiLU(BN(W1 x))) [+ x]``. :class:`StackedBlocks` is the authors' benchmark: MLP blocks,
-``depth`` blocks of one kind, MLP blocks, mean over the map.
+MLP block: neither; only ``y = BN(W2 SiLU(BN(W1 x))) [+ x]``. :class:`StackedBlocks` is the author's benchmark: MLP
+blocks, ``depth`` blocks of one kind, MLP blocks, mean over the map.
 
-**Reconstruction.** The blocks are proved against the author's repository. The paper's networks are not published as code:
-widths, depths, stem and head of :class:`ConvFirstNet` are ours. As in the paper, ConvFirst blocks form the early stages of
-high resolution and MBConv blocks, on request with squeeze-and-excitation, the later ones.
+**Reconstruction.** The blocks are proved against the author's repository. The paper's networks are not published as
+code: widths, depths, stem and head of :class:`ConvFirstNet` are ours. As in the paper, ConvFirst blocks form the early
+stages of high resolution and MBConv blocks, on request with squeeze-and-excitation, the later ones.
 
 Network, for an image (B, 3, H, W)::
 

@@ -124,8 +124,8 @@ class MBConv(Block):
     """``y = BN(W2 SE(SiLU(BN(GroupConv(SiLU(BN(W1 x))))))) [+ x]``, the residual where ``stride == 1`` and C' = C.
 
     Args:
-        squeeze_excitation: called with the hidden channels; scales them by what it sees of the whole map. None leaves it
-            out, as the author's code does.
+        squeeze_excitation: called with the hidden channels; scales them by what it sees of the whole map. None leaves
+            it out, as the author's code does.
 
     The other arguments, shapes and errors are those of :class:`ConvFirst`; the groups divide the hidden channels.
     """
@@ -168,9 +168,7 @@ class MLPBlock(Block):
         (B, C, H, W) -> (B, C', H, W)
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, expansion_ratio: float = 4, drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, expansion_ratio: float = 4, drop_path: float = 0.0) -> None:
         hidden = int(in_channels * expansion_ratio)
         super().__init__(
             [
@@ -224,10 +222,10 @@ class StackedBlocks(nn.Module):
             BLOCKS[block](num_channels, num_channels, kernel_size, 1, group_width, expansion_ratio)
             for _ in range(depth)
         ]
-        self.layers = nn.Sequential(*kinds, nn.AdaptiveAvgPool2d(1))
+        self.blocks = nn.Sequential(*kinds, nn.AdaptiveAvgPool2d(1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
-        return self.layers(x)
+        return self.blocks(x)
 
 
 def _grouped(channels: int, kernel_size: int, stride: int, group_width: int) -> nn.Conv2d:

@@ -29,8 +29,8 @@ class ConvFirstNet(Backbone):
         dims: channels of each stage, multiples of ``group_width``.
         blocks: the kind of each stage's blocks, ``ConvFirst`` or ``MBConv``.
         expansion_ratios: hidden channels of each stage's blocks as a multiple.
-        squeeze_excitation: whether the MBConv stages scale their hidden channels by squeeze-and-excitation; such a block
-            cannot be one kernel, because it needs the whole map first.
+        squeeze_excitation: whether the MBConv stages scale their hidden channels by squeeze-and-excitation; such a
+            block cannot be one kernel, because it needs the whole map first.
         strides: of the stem, then of each stage's first block.
         head_dim: channels of the last map.
         kernel_size: side of the grouped kernels, odd.
@@ -42,7 +42,7 @@ class ConvFirstNet(Backbone):
         (B, in_chans, H, W) -> (B, num_classes)
 
     Raises:
-        CallError: arguments per stage whose number is not that of ``depths``, or channels that the groups do not divide.
+        CallError: arguments per stage whose number is not that of ``depths``, or channels that groups do not divide.
         UnknownName: no such block.
     """
 
