@@ -218,10 +218,13 @@ def _module_paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     def enter(path: str) -> Callable[..., None]:
         return lambda *_: recorder.paths.append(path)
 
+    def leave(*_: Any) -> None:
+        recorder.paths.pop()
+
     handles = []
     for path, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(enter(path), prepend=True))
-        handles.append(module.register_forward_hook(lambda *_: recorder.paths.pop() and None, always_call=True))
+        handles.append(module.register_forward_hook(leave, always_call=True))
     try:
         yield
     finally:

@@ -25,14 +25,14 @@ def waterline_figure(found: Waterline, level: str) -> go.Figure:
     """
     levels = list(found.levels)
     figure = make_subplots(
-        rows=2, cols=1, row_heights=[0.68, 0.32], vertical_spacing=0.17, subplot_titles=("", "where the time goes")
+        rows=2, cols=1, row_heights=[0.68, 0.32], vertical_spacing=0.2, subplot_titles=("", "where the time goes")
     )
     top = max([bar.intensity for bars in found.levels.values() for bar in bars] + [4 * found.roof.balance])
     for name in levels:
         for wet in (False, True):
             figure.add_trace(_bars(found.levels[name], wet, name == level), row=1, col=1)
     figure.add_hrect(
-        y0=_LEAST_INTENSITY, y1=found.roof.balance, fillcolor=WATER, line_width=0, layer="below", row=1, col=1
+        y0=_LEAST_INTENSITY, y1=found.roof.balance, fillcolor=WATER, line_width=0, layer="above", row=1, col=1
     )
     figure.add_hline(y=found.roof.balance, line={"color": WATER_LINE, "width": 2}, row=1, col=1)
     figure.add_annotation(
@@ -42,7 +42,8 @@ def waterline_figure(found: Waterline, level: str) -> go.Figure:
         xanchor="right",
         yanchor="bottom",
         showarrow=False,
-        font={"color": WATER_LINE, "size": 12},
+        font={"color": "#0b4f94", "size": 12},
+        bgcolor="rgba(255,255,255,0.85)",
         row=1,
         col=1,
     )

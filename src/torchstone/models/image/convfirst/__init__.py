@@ -24,7 +24,7 @@ stages of high resolution and MBConv blocks, on request with squeeze-and-excitat
 Network, for an image (B, 3, H, W)::
 
     stem     3x3 convolution, BN, SiLU                                   (B, dims[0], H/s, W/s)
-    stage i  depths[i] blocks, the first of stride 2 (but of the small form's first stage)
+    stage i  depths[i] blocks, the first of stride 2 (of the small form not in stage 0)
     head     1x1 convolution, BN, SiLU, mean over H and W, linear        (B, num_classes)
 
 Example:

@@ -163,7 +163,7 @@ IMAGENET_CFG: Config = {
     "first_conv": "stem.0",
     "classifier": "classifier",
 }
-MINI32_CFG: Config = {**IMAGENET_CFG, "input_size": (3, 32, 32), "pool_size": (8, 8), "crop_pct": 1.0}
+MINI32_CFG: Config = {**IMAGENET_CFG, "input_size": (3, 32, 32), "pool_size": (4, 4), "crop_pct": 1.0}
 
 
 def _build(name: str, pretrained: bool, variant: Config, kwargs: Config, cfg: Config = IMAGENET_CFG) -> nn.Module:
@@ -192,7 +192,7 @@ def convfirst_mini32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         "dims": (32, 64, 128),
         "blocks": ("ConvFirst", "ConvFirst", "MBConv"),
         "expansion_ratios": (4, 4, 4),
-        "strides": (1, 1, 2, 2),
+        "strides": (2, 1, 2, 2),
         "head_dim": 256,
     }
     return _build("convfirst_mini32", pretrained, variant, kwargs, MINI32_CFG)
