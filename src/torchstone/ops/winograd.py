@@ -123,8 +123,9 @@ def cook_toom(
     if scale[0] < 0:
         scale[0] = -scale[0]
     lagrange = [_lagrange(a, i, denominators[i]) for i in range(finite)]  # row i: coefficients of x^0, x^1, ...
-    remainder = [-sum(lagrange[i][j] * a[i] ** finite for i in range(finite)) for j in range(finite)]
-    data = [[*row, Fraction(0)] for row in lagrange] + [[*remainder, Fraction(1)]]
+    zero = Fraction(0)
+    remainder = [-sum((lagrange[i][j] * a[i] ** finite for i in range(finite)), zero) for j in range(finite)]
+    data = [[*row, zero] for row in lagrange] + [[*remainder, Fraction(1)]]
     output = [list(column) for column in zip(*_powers(a, outputs), strict=True)]
     filter_ = _powers(a, taps)
     if fractions != "data":

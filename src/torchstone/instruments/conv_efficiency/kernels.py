@@ -99,7 +99,8 @@ def trace_kernels(model: nn.Module, inputs: Sequence[Tensor]) -> Trace:
         CallError: the model rejects the inputs, or decides by values.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    state = {name: fake.from_tensor(x.detach()) for name, x in chain(model.named_parameters(), model.named_buffers())}
+    state: dict[str, Tensor] = {}
+    state |= {name: fake.from_tensor(x.detach()) for name, x in chain(model.named_parameters(), model.named_buffers())}
     recorder = _Recorder()
     with evaluating(model), plain_attention(), torch.no_grad(), _module_paths(model, recorder):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log10
 from typing import Any
 
 import plotly.graph_objects as go
@@ -38,7 +39,7 @@ def waterline_figure(found: Waterline, level: str) -> go.Figure:
     figure.add_annotation(
         text=f"waterline: {found.roof.balance:.3g} operations per byte",
         x=100,
-        y=_log10(found.roof.balance),
+        y=log10(found.roof.balance),
         xanchor="right",
         yanchor="bottom",
         showarrow=False,
@@ -54,7 +55,7 @@ def waterline_figure(found: Waterline, level: str) -> go.Figure:
     figure.update_yaxes(
         title="operations per byte",
         type="log",
-        range=[_log10(_LEAST_INTENSITY), _log10(top) + 0.15],
+        range=[log10(_LEAST_INTENSITY), log10(top) + 0.15],
         dtick=1,
         row=1,
     )
@@ -196,12 +197,13 @@ def gap_figure(found: EfficiencyGap) -> go.Figure:
                 ),
             )
         )
-    times = [value for point in found.points for value in (point.ideal_ms, point.latency_ms)]
-    margin = 0.15 + 0.15 * (_log10(max(times)) - _log10(min(times)))
+    all_times = [value for point in found.points for value in (point.ideal_ms, point.latency_ms)]
+    low, high = log10(min(all_times)), log10(max(all_times))
+    margin = 0.15 + 0.15 * (high - low)
     figure.update_xaxes(
         type="log",
         title="latency, milliseconds: ideal (open), actual (filled)",
-        range=[_log10(min(times)) - margin, _log10(max(times)) + margin],
+        range=[low - margin, high + margin],
     )
     if found.has_accuracy:
         figure.update_yaxes(title="accuracy", ticksuffix=" %")
@@ -228,9 +230,3 @@ def statistics_figure(found: ConvStatistics) -> go.Figure:
     figure.update_yaxes(title="operations per byte")
     shape, kernel = "x".join(map(str, found.shape)), "x".join(map(str, found.kernel))
     return styled(figure, f"{kernel} convolution in groups of {found.group_width}", f"input {shape}")
-
-
-def _log10(value: float) -> float:
-    import math
-
-    return math.log10(value)

@@ -12,6 +12,8 @@ those of W1, b1 and W2, summed over its share of the pixels without atomic opera
 convolution is PyTorch's.
 """
 
+# mypy: allow-incomplete-defs
+
 from __future__ import annotations
 
 from typing import Any
@@ -222,8 +224,8 @@ def launch_backward(u: Tensor, dy: Tensor, w1: Tensor, b1: Tensor, w2: Tensor) -
     _weight_gradients[(slices, parts)](
         u, dy, w1_flat, b1, w2_flat, dw1, db1, dw2, pixels, channels, hidden, out, share, **sizes, num_warps=warps
     )
-    sums = (dw1.sum(0).view_as(w1), db1.sum(0), dw2.sum(0).view_as(w2))
-    return (du, *(value.to(u.dtype) for value in sums))
+    dtype = u.dtype
+    return du, dw1.sum(0).view_as(w1).to(dtype), db1.sum(0).to(dtype), dw2.sum(0).view_as(w2).to(dtype)
 
 
 def chunk_matrices(weight: Tensor) -> Tensor:

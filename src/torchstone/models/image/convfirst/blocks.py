@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -112,12 +113,12 @@ class FusedConvFirst(nn.Module):
 
     def __init__(self, block: ConvFirst) -> None:
         super().__init__()
-        self.conv, self.expand, self.project = (block.layers[index] for index in (0, 2, 5))
+        self.conv, self.expand, self.project = (cast(nn.Conv2d, block.layers[index]) for index in (0, 2, 5))
         self.residual = block.residual
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         weights = [tensor for layer in (self.conv, self.expand, self.project) for tensor in (layer.weight, layer.bias)]
-        return fused_block(x, *weights, residual=self.residual)
+        return fused_block(x, *cast(list[Tensor], weights), residual=self.residual)
 
 
 class MBConv(Block):
@@ -242,15 +243,18 @@ def _grouped(channels: int, kernel_size: int, stride: int, group_width: int) -> 
     )
 
 
+Overlay = Mapping[str, Any] | None
+
+
 @register_model
-def convfirst_block(pretrained: bool = False, *, pretrained_cfg_overlay: dict | None = None, **kwargs) -> nn.Module:
+def convfirst_block(pretrained: bool = False, *, pretrained_cfg_overlay: Overlay = None, **kwargs: Any) -> nn.Module:
     """One ConvFirst block; by default the author's benchmark of 64 channels."""
     arguments = {"in_channels": 64, "out_channels": 64, "expansion_ratio": 6, **kwargs}
     return build_plain_model(ConvFirst, pretrained, pretrained_cfg_overlay=pretrained_cfg_overlay, **arguments)
 
 
 @register_model
-def mbconv_block(pretrained: bool = False, *, pretrained_cfg_overlay: dict | None = None, **kwargs) -> nn.Module:
+def mbconv_block(pretrained: bool = False, *, pretrained_cfg_overlay: Overlay = None, **kwargs: Any) -> nn.Module:
     """One MBConv block of 64 channels."""
     arguments = {"in_channels": 64, "out_channels": 64, **kwargs}
     return build_plain_model(MBConv, pretrained, pretrained_cfg_overlay=pretrained_cfg_overlay, **arguments)
