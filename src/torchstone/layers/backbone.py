@@ -55,9 +55,13 @@ class Backbone(nn.Module, ABC):
     def _cut(self, last: int) -> None:
         """Remove what is behind this stage."""
 
+    def _check(self, x: Tensor) -> None:
+        """Refuse images that the network cannot take."""
+        check_images(x, self.in_chans)
+
     def forward_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
         """The last map: (B, in_chans, H, W) -> (B, num_features, ceil(H / reduction), ceil(W / reduction))."""
-        check_images(x, self.in_chans)
+        self._check(x)
         for index in range(len(self.feature_info)):
             x = self._stage(index, x)
         return self._tail(x)
@@ -94,7 +98,7 @@ class Backbone(nn.Module, ABC):
         """
         if output_fmt != "NCHW":
             raise CallError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        check_images(x, self.in_chans)
+        self._check(x)
         stages = len(self.feature_info)
         chosen, last = feature_take_indices(stages, _as_list(indices))
         maps = []
