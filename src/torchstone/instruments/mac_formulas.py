@@ -184,6 +184,12 @@ def _attention(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+@_counts("_scaled_dot_product_flash_attention_for_cpu_backward")
+def _attention_backward(gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    """Five products: the scores again, and the gradients of weights, values, queries and keys."""
+    return prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])
+
+
 # Messages -------------------------------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,6 @@ those of W1, b1 and W2, summed over its share of the pixels without atomic opera
 convolution is PyTorch's.
 """
 
-# mypy: allow-incomplete-defs
-
 from __future__ import annotations
 
 from typing import Any

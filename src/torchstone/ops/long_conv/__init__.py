@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchstone.errors import ShapeError
 from torchstone.ops.dispatch import check_operands
-from torchstone.ops.long_conv import reference
+from torchstone.ops.long_conv import cuda, reference
 from torchstone.ops.long_conv.monarch import block_fft, convolve_by_blocks, inverse_block_fft
 
 __all__ = ["block_fft", "inverse_block_fft", "long_conv", "monarch_conv"]
@@ -54,9 +54,10 @@ def long_conv(
     """
     _check(u, kernel, backward)
     taps, ahead = reference.by_lag(kernel, backward, u.shape[-1])
+    convolve = cuda.convolve if cuda.takes(u, taps, ahead) else reference.convolve
     if kernel.ndim == 2:
-        return reference.convolve(u, taps[None], ahead)[:, 0]
-    return reference.convolve(u, taps, ahead)
+        return convolve(u, taps[None], ahead)[:, 0]
+    return convolve(u, taps, ahead)
 
 
 def monarch_conv(
