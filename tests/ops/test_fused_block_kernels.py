@@ -4,16 +4,11 @@ import os
 
 import pytest
 import torch
+from test_fused_block import operands
+
+from torchstone.ops.fused_block import reference
 
 pytestmark = pytest.mark.interpreter
-
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs TRITON_INTERPRET=1, set before triton is loaded", allow_module_level=True)
-pytest.importorskip("triton")
-
-from test_fused_block import operands  # noqa: E402
-
-from torchstone.ops.fused_block import reference, triton_kernels  # noqa: E402
 
 BOUNDS = {torch.float32: 1e-5, torch.float16: 4e-3}
 SHAPES = [
@@ -25,6 +20,16 @@ SHAPES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    pytest.importorskip("triton", reason="Triton's kernels exist on Linux only")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.fail("set TRITON_INTERPRET=1 before this process starts: TRITON_INTERPRET=1 pytest -m interpreter")
+    from torchstone.ops.fused_block import triton_kernels
+
+    return triton_kernels
+
+
 def assert_close(ours, expected, dtype):
     bound = BOUNDS[dtype] * max(1.0, expected.abs().max().item())
     torch.testing.assert_close(ours.float(), expected.float(), rtol=0, atol=bound)
@@ -32,59 +37,59 @@ def assert_close(ours, expected, dtype):
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_forward_is_the_reference(shape, dtype):
+def test_forward_is_the_reference(kernels, shape, dtype):
     values = operands(**shape, dtype=dtype)
     residual = values[0].shape[1] == values[5].shape[0]
     expected = reference.fused_block(*(value.float() for value in values), residual=residual)
-    assert_close(triton_kernels.launch_forward(*values, residual), expected, dtype)
+    assert_close(kernels.launch_forward(*values, residual), expected, dtype)
 
 
-def test_without_residual():
+def test_without_residual(kernels):
     values = operands()
     expected = reference.fused_block(*values, residual=False)
-    assert_close(triton_kernels.launch_forward(*values, False), expected, torch.float32)
+    assert_close(kernels.launch_forward(*values, False), expected, torch.float32)
 
 
-def test_any_memory_layout_is_read():
+def test_any_memory_layout_is_read(kernels):
     values = list(operands())
     expected = reference.fused_block(*values, residual=True)
     values[0] = values[0].contiguous(memory_format=torch.channels_last)
-    assert_close(triton_kernels.launch_forward(*values, True), expected, torch.float32)
+    assert_close(kernels.launch_forward(*values, True), expected, torch.float32)
     values[0] = values[0].transpose(2, 3).contiguous().transpose(2, 3)
-    assert_close(triton_kernels.launch_forward(*values, True), expected, torch.float32)
+    assert_close(kernels.launch_forward(*values, True), expected, torch.float32)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
-def test_backward_is_the_references(shape, monkeypatch):
+def test_backward_is_the_references(kernels, shape, monkeypatch):
     """The operator's own backward pass, its kernels called directly because there is no CUDA device."""
-    monkeypatch.setattr(triton_kernels, "fused_block_backward", triton_kernels.launch_backward)
+    monkeypatch.setattr(kernels, "fused_block_backward", kernels.launch_backward)
     values = [value.requires_grad_() for value in operands(**shape)]
     residual = values[0].shape[1] == values[5].shape[0]
     y = reference.fused_block(*values, residual=residual)
     dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
     expected = torch.autograd.grad(y, values, dy)
     context = type("Context", (), {"saved_tensors": [value.detach() for value in values], "residual": residual})
-    *found, nothing = triton_kernels._gradients(context, dy)
+    *found, nothing = kernels._gradients(context, dy)
     assert nothing is None
     for ours, theirs in zip(found, expected, strict=True):
         assert_close(ours, theirs, torch.float32)
 
 
-def test_weight_gradients_are_the_sum_of_their_parts(monkeypatch):
+def test_weight_gradients_are_the_sum_of_their_parts(kernels):
     """Enough pixels for several partial sums, the last of them ragged."""
     u, _, _, w1, b1, w2, _ = operands(size=(3, 19, 23))
     dy = torch.randn(3, 16, 19, 23, generator=torch.Generator().manual_seed(1))
     leaves = [tensor.requires_grad_() for tensor in (u, w1, b1, w2)]
     hidden = torch.nn.functional.silu(torch.nn.functional.conv2d(u, w1, b1))
     expected = torch.autograd.grad(torch.nn.functional.conv2d(hidden, w2), leaves, dy)
-    found = triton_kernels.launch_backward(*(tensor.detach() for tensor in (u, dy, w1, b1, w2)))
+    found = kernels.launch_backward(*(tensor.detach() for tensor in (u, dy, w1, b1, w2)))
     for ours, theirs in zip(found, expected, strict=True):
         assert_close(ours, theirs, torch.float32)
 
 
-def test_groups_become_blocks_of_a_matrix():
+def test_groups_become_blocks_of_a_matrix(kernels):
     weight = operands(channels=24, group_width=4)[1]
-    dense = triton_kernels.chunk_matrices(weight)
+    dense = kernels.chunk_matrices(weight)
     assert dense.shape == (9, 2, 16, 16)
     assert torch.equal(dense.count_nonzero(), torch.tensor(weight.numel()))
     assert torch.equal(dense[4, 1, 2, 3], weight[19, 2, 1, 1])  # channel 19 reads channel 18, the third of its group

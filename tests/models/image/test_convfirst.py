@@ -87,9 +87,19 @@ def test_the_authors_blocks_have_his_parameters():
 
 @pytest.mark.parametrize("extra_depth", [0, 1, 2, 3])
 def test_mlp_blocks_stand_around_the_stack(extra_depth):
-    kinds = [type(block).__name__ for block in StackedBlocks(8, depth=2, extra_depth=extra_depth).blocks]
+    stack = StackedBlocks(8, depth=2, extra_depth=extra_depth)
+    kinds = [[type(block).__name__ for block in part] for part in (stack.pre, stack.blocks, stack.post)]
     before, after = (extra_depth + 1) // 2, extra_depth // 2
-    assert kinds == ["MLPBlock"] * before + ["ConvFirst"] * 2 + ["MLPBlock"] * after + ["AdaptiveAvgPool2d"]
+    assert kinds == [["MLPBlock"] * before, ["ConvFirst"] * 2, ["MLPBlock"] * after]
+
+
+def test_a_stack_has_a_deploy_form():
+    stack = lively(StackedBlocks(8, depth=2, extra_depth=1))
+    x = torch.randn(2, 8, 5, 5)
+    with torch.no_grad():
+        expected = stack(x)
+        torch.testing.assert_close(stack.fuse()(x), expected, rtol=1e-3, atol=1e-4)
+    assert isinstance(stack.blocks[0], FusedConvFirst)
 
 
 def test_the_deploy_form_is_the_same_function():

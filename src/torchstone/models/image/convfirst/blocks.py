@@ -218,15 +218,29 @@ class StackedBlocks(nn.Module):
         if block not in BLOCKS:
             raise unknown_name("block", block, BLOCKS)
         before = (extra_depth + 1) // 2
-        kinds: list[nn.Module] = [MLPBlock(num_channels, num_channels, expansion_ratio) for _ in range(extra_depth)]
-        kinds[before:before] = [
-            BLOCKS[block](num_channels, num_channels, kernel_size, 1, group_width, expansion_ratio)
-            for _ in range(depth)
-        ]
-        self.blocks = nn.Sequential(*kinds, nn.AdaptiveAvgPool2d(1))
+        self.pre = nn.Sequential(*(MLPBlock(num_channels, num_channels, expansion_ratio) for _ in range(before)))
+        self.blocks = nn.Sequential(
+            *(
+                BLOCKS[block](num_channels, num_channels, kernel_size, 1, group_width, expansion_ratio)
+                for _ in range(depth)
+            )
+        )
+        self.post = nn.Sequential(
+            *(MLPBlock(num_channels, num_channels, expansion_ratio) for _ in range(extra_depth - before))
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
-        return self.blocks(x)
+        return self.pool(self.post(self.blocks(self.pre(x))))
+
+    @torch.no_grad()
+    def fuse(self) -> StackedBlocks:
+        """Bring every block to its deploy form, in place; returns the stack itself, in eval mode."""
+        self.eval()
+        for part in (self.pre, self.blocks, self.post):
+            for name, module in list(part.named_children()):
+                part.add_module(name, cast(Block, module).fuse())
+        return self
 
 
 def _grouped(channels: int, kernel_size: int, stride: int, group_width: int) -> nn.Conv2d:
