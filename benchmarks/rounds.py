@@ -23,7 +23,8 @@ def alternate(
         calls: what to time, by name.
         rounds: at least 5, so that a spread can be told.
         device: ``cuda`` to wait for the device before the clock is read.
-        clock: reads the time; ``time.process_time`` counts this process's work alone, whatever else the machine does.
+        clock: reads the time; ``time.process_time`` counts this process's work alone, whatever else the machine does,
+            and is for work of one thread.
 
     Returns:
         By name the seconds of one call, a value per round: the median of the round's repetitions.

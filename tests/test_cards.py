@@ -14,7 +14,7 @@ from torchstone.environment import write_result
 from torchstone.errors import CallError, UnknownName
 
 CARDS = [pytest.param(item, id=item.key, marks=pytest.mark.system(item.key)) for item in cards().values()]
-NETWORKS = [param for param in CARDS if param.values[0].room == "models/image"]
+NETWORKS = [param for param in CARDS if param.values[0].models_room == "models/image"]
 SOURCE = Path(__file__).parents[1] / "src" / "torchstone"
 ROOMS = {
     "op": r"ops",
@@ -96,7 +96,7 @@ def test_released_weights_can_be_found(item: Card):
 def test_image_model_has_a_small_form(item: Card):
     from torchstone.models.registry import create_model
 
-    name = f"{item.key}_mini32"
+    name = item.small_form
     assert not item.variant(name).paper
     with torch.device("meta"):
         model = create_model(name, num_classes=10)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 COLORS = ("#1d6fc4", "#d1600a", "#1f9268", "#b8559a", "#b58a00", "#5a6b7d")
 """Distinct in print, on white and on black, and for the colour-blind."""
-WATER = "rgba(46,134,222,0.16)"
+WATER = "rgba(46,134,222,0.28)"
 WATER_LINE = "#2e86de"
 
 _LIGHT = {"ink": "#1e2229", "muted": "#5d6571", "grid": "#dfdcd3", "paper": "#ffffff"}
@@ -37,8 +37,9 @@ def styled(figure: Figure, title: str, subtitle: str = "", *, dark: bool = False
         hovermode="closest",
         **_theme(figure, _DARK if dark else _LIGHT, nested=True),
     )
-    figure.update_xaxes(ticks="outside", ticklen=4)
-    figure.update_yaxes(ticks="outside", ticklen=4)
+    figure.update_xaxes(ticks="outside", ticklen=4, title_font_size=13, title_standoff=8)
+    figure.update_yaxes(ticks="outside", ticklen=4, title_font_size=13, title_standoff=8)
+    figure.update_annotations(font_size=13)
     return figure
 
 
@@ -59,7 +60,7 @@ follow();
         include_plotlyjs=True,
         full_html=False,
         post_script=follow,
-        default_height="96vh",
+        default_height="100%",
         config={"responsive": True, "displaylogo": False, "toImageButtonOptions": {"format": "svg"}},
     )
     title = figure.layout.title.text or "torchstone"
@@ -67,7 +68,7 @@ follow();
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title.split('<br>')[0]}</title>"
-        "<style>:root{color-scheme:light dark}body{margin:0;background:#fff}"
+        "<style>:root{color-scheme:light dark}html,body,body>div{height:100%}body{margin:0;background:#fff}"
         "@media screen and (prefers-color-scheme:dark){body{background:#15181d}}</style>"
         f"</head><body>{body}</body></html>"
     )

@@ -54,7 +54,7 @@ class Roof:
         median_peak, median_bandwidth: the medians of the same measurements, whose best the bounds are.
         matrix: side of the matrices whose product was fastest.
         copied_bytes: size of the array that was copied.
-        runs: how many products and copies were timed.
+        runs: how many products and copies were timed; 0 for a roof that was stated, not measured.
     """
 
     dtype: str
@@ -79,6 +79,25 @@ class Roof:
     def seconds(self, operations: float, moved_bytes: float) -> float:
         """The least time of a kernel: the longer of computing and moving."""
         return max(operations / self.peak, moved_bytes / self.bandwidth)
+
+
+def stated_roof(peak: float, bandwidth: float, *, dtype: str = "float32") -> Roof:
+    """A roof from figures that somebody states, such as a data sheet, to predict a device that is not at hand.
+
+    Args:
+        peak: operations per second.
+        bandwidth: bytes per second.
+        dtype: the precision that the peak is for.
+
+    Raises:
+        CallError: figures that are not positive.
+        UnknownName: no such precision.
+    """
+    if min(peak, bandwidth) <= 0:
+        raise CallError(f"peak and bandwidth must be positive, got {peak:g} and {bandwidth:g}")
+    if dtype not in DTYPES:
+        raise unknown_name("precision", dtype, DTYPES)
+    return Roof(dtype, 0, peak, bandwidth, peak, bandwidth, 0, 0, 0)
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,14 @@ def register_model(factory: F) -> F:
 
 def factories(key: str) -> dict[str, Factory]:
     """The factories that one system registers, by name."""
-    module = catalog.card(key).module
+    module = f"torchstone.{catalog.card(key).models_home.replace('/', '.')}"
     importlib.import_module(module)
     return {name: factory for name, factory in _factories.items() if factory.__module__.startswith(module)}
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """The names of our models that match a glob pattern, sorted."""
-    return sorted(fnmatch.filter(catalog.variants(), pattern))
+    return fnmatch.filter(catalog.networks(), pattern)
 
 
 def create_model(name: str, *, pretrained: bool | str | Path = False, **kwargs: Any) -> nn.Module:
@@ -283,9 +283,10 @@ def register_with_timm() -> dict[str, str]:
 
     names = {}
     for card in catalog.cards().values():
-        if card.room != "models/image":
+        if card.models_room != "models/image":
             continue
-        for name, factory in factories(card.key).items():
+        for name in [variant.name for variant in card.networks]:
+            factory = factories(card.key)[name]
             theirs = timm.is_model(name) and not name.startswith("ts_") and not _is_ours(name)
             names[name] = f"ts_{name}" if theirs else name
             if not _is_ours(names[name]):

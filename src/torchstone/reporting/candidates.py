@@ -267,7 +267,7 @@ def _names(library: str) -> list[str]:
 
         return models.list_models(module=models)
     peers = {"pyg": GRAPH_PEERS, "torch": SEQUENCE_PEERS}
-    return list(peers[library]) if library in peers else sorted(catalog.variants())
+    return list(peers[library]) if library in peers else catalog.networks()
 
 
 def _has(library: str, name: str) -> bool:
