@@ -157,6 +157,13 @@ class LongConv(nn.Module):
         """(B, H, L) with kernels as :class:`LongConvKernel` gives them to (B, C, H, L)."""
         return long_conv(u, *self.taps(kernel))
 
+    def respond(self, u: Tensor) -> Tensor:
+        """Convolution and skip, (B, H, L) to (B, C, H, L): the skip is a part of the tap of the present."""
+        kernel, maps = self.kernel(), len(self.D)
+        present = kernel[:maps, :, :1] + self.D.unsqueeze(-1)
+        forward = torch.cat([present, kernel[:maps, :, 1:]], -1)
+        return self.convolve(u, torch.cat([forward, kernel[maps:]]) if len(kernel) > maps else forward)
+
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Convolve.
 
@@ -173,8 +180,8 @@ class LongConv(nn.Module):
         if x.ndim != 3 or x.shape[-1] != self.width:
             raise ShapeError(f"a long convolution takes sequences (B, L, {self.width}), got {tuple(x.shape)}")
         u = mask_padding(x, lengths).transpose(1, 2)  # (B, H, L)
-        y = self.convolve(u, self.kernel()) + u.unsqueeze(1) * self.D.unsqueeze(-1)  # (B, C, H, L)
-        y = self.dropout(self.activation(y.flatten(1, 2).transpose(1, 2)))  # (B, L, C H)
+        y = self.respond(u).flatten(1, 2).transpose(1, 2)  # (B, L, C H)
+        y = self.dropout(self.activation(y))
         return self.output_activation(self.output_linear(y))
 
     def extra_repr(self) -> str:
@@ -263,6 +270,10 @@ class ButterflyLongConv(LongConv):
         super().__init__(width, max_length, **kwargs)
         self.block_fft_u = BlockFFT(**(butterfly or {}))
         self.block_fft_k = BlockFFT(**(butterfly or {}))
+
+    def respond(self, u: Tensor) -> Tensor:
+        """Convolution and skip; the skip does not go through the transforms."""
+        return self.convolve(u, self.kernel()) + u.unsqueeze(1) * self.D.unsqueeze(-1)
 
     def convolve(self, u: Tensor, kernel: Tensor) -> Tensor:
         return monarch_conv(
