@@ -28,9 +28,9 @@ def train_all(recipes: Mapping[str, Recipe], seeds: Sequence[int], runs: Path, j
         recipes: by candidate; they differ in the model only, so that the data are opened once per process.
         seeds: replace the recipe's own.
         runs: folder of the run directories.
-        jobs: runs at a time, which share the cores.
+        jobs: runs at a time, which share the cores (OMP_NUM_THREADS, where set, says otherwise).
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // jobs))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the workers when they load torch
     data = next(iter(recipes.values())).data.source
     workers = ProcessPoolExecutor(

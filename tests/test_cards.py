@@ -169,9 +169,9 @@ def test_speed_was_measured(item: Card):
 @pytest.mark.parametrize("item", CARDS)
 def test_facts_are_those_of_the_list_of_systems(item: Card):
     with open(shared("systems.tsv"), newline="") as file:
-        row = next(
-            row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row["key"] == item.key
-        )
+        rows = {row["key"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
+    assert item.key in rows, f"the list of systems has no {item.key}: add a row with its key, kind, room and title"
+    row = rows[item.key]
     assert (item.arxiv, item.kind, item.room, item.title) == (row["arxiv"], row["kind"], row["room"], row["title"])
     assert item.proof == row["proof"].split()[0]
 

@@ -97,12 +97,16 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Claim:
-    """The paper's main claim, checked in direction at small scale by ``command``, which writes ``result``."""
+    """The paper's main claim, checked in direction at small scale by ``command``, which writes ``result``.
+
+    ``figure`` names a picture of it in ``docs/images``.
+    """
 
     text: str
     command: str
     result: str
     holds: Literal["yes", "no", "partly"]
+    figure: str = ""
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def predict(
         files.write_json(json, [{**asdict(one), "path": str(one.path)} for one in predictions])
     for one in predictions:
         if one.error:
-            chatter().print(f"cannot read {one.path}: {one.error}", style="red", markup=False)
+            chatter().print(one.error, style="red", markup=False)
         elif not quiet:
             what = one.path if one.node is None else f"{one.path}, node {one.node}"
             print(what, *(f"{label} {100 * probability:.1f} %" for label, probability in one.top), sep="\t")

@@ -191,6 +191,7 @@ class DataSpec(_Checked):
         split: of a graph's nodes: ``public``, ``fixed:K``, ``per-class``, ``per-class-30`` or ``random``, see
             :func:`torchstone.data.graphs.open_graph`; ``auto`` takes what the source brings.
         directed: keep the directions of a graph's edges; otherwise the missing reverse edges are added.
+        normalize: divide each row of a graph's features by its sum; None does so if no feature is negative.
     """
 
     section: ClassVar[str] = "data"
@@ -205,6 +206,7 @@ class DataSpec(_Checked):
     limit: int | None = _key(_or_null(_POSITIVE_INTEGER), None)
     split: str = _key(_NAME, "auto")
     directed: bool = _key(_FLAG, False)
+    normalize: bool | None = _key(_or_null(_FLAG), None)
 
 
 @dataclass(frozen=True)

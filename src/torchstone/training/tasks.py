@@ -169,7 +169,7 @@ class ImageClassification(Task):
     sources = IMAGE_SOURCES
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> ImageData:
-        _refuse("data", data, ("split", "directed"), "graphs", "images")
+        _refuse("data", data, ("split", "directed", "normalize"), "graphs", "images")
         return open_images(
             data.source if source is None else source,
             size=data.size,
@@ -221,8 +221,9 @@ class NodeClassification(Task):
         return source.lower() in self.sources or source.endswith(".npz")
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphData:
-        _refuse("data", data, ("size", "workers", "augment", "limit"), "images", "a graph, which is one batch")
-        _refuse("train", train, ("accumulate", "mixup", "cutmix"), "images", "a graph, which is one batch")
+        given = "a graph, which is one batch"
+        _refuse("data", data, ("size", "workers", "augment", "limit"), "images", given)
+        _refuse("train", train, ("batch_size", "accumulate", "mixup", "cutmix"), "images", given)
         if source is not None:
             return GraphData(source)
         return GraphData(
@@ -232,6 +233,7 @@ class NodeClassification(Task):
                 split_seed=data.split_seed,
                 val_fraction=data.val_fraction,
                 test_fraction=data.test_fraction,
+                normalize=data.normalize,
                 directed=data.directed,
             )
         )
