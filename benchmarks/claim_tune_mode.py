@@ -40,7 +40,7 @@ BATCH = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20, help="of training, and of each fine-tuning")
+    parser.add_argument("--steps", type=int, default=60, help="of training, and of each fine-tuning")
     parser.add_argument("--scale", type=float, default=10.0, help="s")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -24,6 +24,7 @@ from torchstone import catalog
 from torchstone.errors import CallError, unknown_name
 from torchstone.reporting.results import STARTS
 from torchstone.training.recipe import TransformSpec
+from torchstone.transforms.contract import check_options
 
 LIBRARIES = ("timm", "torchvision", "pyg", "torch")
 PRETRAINED = "pretrained"
@@ -230,6 +231,7 @@ def _step(kind: str, text: str) -> Step:
         values[key] = parse_yaml(value, f"option {key} of {name}")
         if not isinstance(values[key], bool | int | float | str):
             raise CallError(f"option {key} of {name} is {value!r}; it must be a number, true, false or text")
+    check_options(name, values)
     return Step(name, tuple(values.items()))
 
 
