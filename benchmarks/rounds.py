@@ -11,13 +11,19 @@ import torch
 SHORT = 0.25  # seconds that each call is repeated for within a round
 
 
-def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+def alternate(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Time calls in rounds; every round runs each of them, in an order that turns by one.
 
     Args:
         calls: what to time, by name.
         rounds: at least 5, so that a spread can be told.
         device: ``cuda`` to wait for the device before the clock is read.
+        clock: seconds now; ``time.process_time`` for processor time.
 
     Returns:
         By name the seconds of one call, a value per round: the median of the round's repetitions.
@@ -27,23 +33,23 @@ def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, device: st
     names = list(calls)
     repetitions = {}
     for name in names:
-        timed(calls[name], device)  # warm up
-        repetitions[name] = max(1, min(50, round(SHORT / timed(calls[name], device))))
+        timed(calls[name], device, clock)  # warm up
+        repetitions[name] = max(1, min(50, round(SHORT / timed(calls[name], device, clock))))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds):
         first = index % len(names)
         for name in names[first:] + names[:first]:
-            seconds[name].append(statistics.median(timed(calls[name], device) for _ in range(repetitions[name])))
+            seconds[name].append(statistics.median(timed(calls[name], device, clock) for _ in range(repetitions[name])))
     return seconds
 
 
-def timed(call: Callable[[], object], device: str) -> float:
+def timed(call: Callable[[], object], device: str, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one call."""
-    started = time.perf_counter()
+    started = clock()
     call()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def spread(values: list[float], digits: int = 4) -> dict[str, float]:

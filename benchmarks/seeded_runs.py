@@ -30,12 +30,7 @@ def train_all(recipes: Mapping[str, Recipe], seeds: Sequence[int], runs: Path, j
         runs: folder of the run directories.
         jobs: runs at a time, which share the cores.
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the workers when they load torch
-    data = next(iter(recipes.values())).data.source
-    workers = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_open, initargs=(data, threads)
-    )
+    workers = _workers(next(iter(recipes.values())).data.source, jobs)
     correct: Correct = {name: {} for name in recipes}
     try:
         pending = {
@@ -50,6 +45,32 @@ def train_all(recipes: Mapping[str, Recipe], seeds: Sequence[int], runs: Path, j
     finally:
         workers.shutdown(cancel_futures=True)
     return correct
+
+
+def pretrain_all(recipes: Mapping[str, Recipe], runs: Path, jobs: int = 2) -> dict[str, list[float]]:
+    """Run every pre-training recipe once, on the CPU; finished runs are not repeated.
+
+    Returns:
+        By name the validation loss of every epoch. The run of a name is in ``runs / name``.
+    """
+    with _workers(next(iter(recipes.values())).data.source, jobs) as workers:
+        pending = {name: workers.submit(_pretrain, recipe, runs / name) for name, recipe in recipes.items()}
+        return {name: future.result() for name, future in pending.items()}
+
+
+def _pretrain(recipe: Recipe, out: Path) -> list[float]:
+    from torchstone.training.fit import fit
+
+    return [row["val_loss"] for row in fit(recipe, out, device="cpu", source=_source).rows]
+
+
+def _workers(data: str, jobs: int) -> ProcessPoolExecutor:
+    """Processes that share the cores and have opened the data."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the workers when they load torch
+    return ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=_open, initargs=(data, threads)
+    )
 
 
 def _open(data: str, threads: int) -> None:

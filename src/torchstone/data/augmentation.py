@@ -5,6 +5,7 @@
 | none | what evaluation does |
 | light | a shift by up to 1/16 of the side, mirrored at the border |
 | flip | a shift by up to 1/8 and a horizontal flip: He et al. (CVPR 2016, section 4.2) for CIFAR-10, 4 of 32 pixels |
+| large-crop | a random crop of 67 % of the area or more, resized, and a horizontal flip: for masked pre-training |
 | standard | timm's ImageNet transform: random resized crop, flip, colour jitter 0.4 |
 | rand-... | the same with timm's RandAugment in place of the jitter, e.g. rand-m9-mstd0.5-inc1 |
 | auto | light for digits; otherwise flip up to 64 pixels, standard above |
@@ -26,7 +27,7 @@ from torchvision.transforms import Compose, RandomHorizontalFlip
 from torchstone.data.preprocessing import ImageTransform, evaluation_transform
 from torchstone.errors import unknown_name
 
-AUGMENTS = ("auto", "none", "light", "flip", "standard")
+AUGMENTS = ("auto", "none", "light", "flip", "large-crop", "standard")
 RAND_AUGMENT = re.compile(r"rand(-(m\d+|n\d+|p(0?\.\d+|[01])|mstd\d+(\.\d+)?|mmax\d+|inc[01]|tweights|t3aw?))*")
 SMALL = 64  # pixels up to which a crop to 8 % of the area leaves too little to see
 
@@ -51,12 +52,22 @@ def resolve_augment(augment: str, size: int, preferred: str | None = None) -> st
 
 def crops_at_random(augment: str) -> bool:
     """Whether training sees random resized crops; evaluation then looks at the centre (crop_pct 0.875)."""
-    return augment == "standard" or augment.startswith("rand")
+    return augment in ("standard", "large-crop") or augment.startswith("rand")
 
 
 def training_transform(augment: str, preprocessing: dict[str, Any]) -> ImageTransform:
     """The transform of a resolved augmentation."""
     size = preprocessing["size"]
+    if augment == "large-crop":
+        return create_transform(
+            size,
+            is_training=True,
+            scale=(0.67, 1.0),
+            color_jitter=None,  # type: ignore[arg-type]
+            interpolation=preprocessing["interpolation"],
+            mean=tuple(preprocessing["mean"]),
+            normalize=False,
+        )
     if crops_at_random(augment):
         transform = create_transform(
             size,

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ Convert = Callable[[State, nn.Module], State]
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "module")
 
 
-def read_checkpoint(path: str | Path) -> State:
+def read_checkpoint(path: str | Path, ignored: Collection[str] = ()) -> State:
     """Read the tensors of a checkpoint file without running anything in it.
 
     Safetensors, plain state dicts and the usual containers (``{"state_dict": ...}``, ``{"model": ...}``) are
@@ -32,6 +32,7 @@ def read_checkpoint(path: str | Path) -> State:
 
     Args:
         path: a ``.safetensors`` file or one written by ``torch.save``.
+        ignored: entries of the state dict that are no tensors and are left out.
 
     Returns:
         The state dict, on the CPU.
@@ -58,14 +59,14 @@ def read_checkpoint(path: str | Path) -> State:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CallError(f"{path} is truncated or not a PyTorch checkpoint ({_first_line(error)})") from error
-    return _tensors(content, path)
+    return _tensors(content, path, ignored)
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _tensors(content: Any, path: Path) -> State:
+def _tensors(content: Any, path: Path, ignored: Collection[str]) -> State:
     while isinstance(content, Mapping):
         inner = [name for name in _CONTAINERS if isinstance(content.get(name), Mapping)]
         if not inner:
@@ -73,6 +74,7 @@ def _tensors(content: Any, path: Path) -> State:
         content = content[inner[0]]
     if not isinstance(content, Mapping) or not content:
         raise CallError(f"{path} holds no state dict")
+    content = {name: value for name, value in content.items() if name not in ignored}
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise CallError(f"{path} holds no state dict: entries such as {others[0]!r} are not tensors")

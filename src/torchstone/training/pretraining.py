@@ -103,8 +103,8 @@ class Pretraining(Task):
         self.batch_sizes, self.peer_lr = task.batch_sizes, task.peer_lr
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> Any:
-        for key in ("label_smoothing", "mixup", "cutmix"):
-            if getattr(train, key):
+        for key in ("loss", "label_smoothing", "mixup", "cutmix"):
+            if getattr(train, key) != getattr(TrainSpec(), key):
                 raise CallError(f"train.{key} is about labels, and a method trains without them: remove it")
         return self.task.open_data(data, train, seed, source)
 

@@ -240,6 +240,7 @@ class TrainSpec(_Checked):
         warmup_epochs: linear warm-up to ``lr`` at the start; may be a fraction of an epoch.
         warmup_lr: the rate of the first step of the warm-up; None is ``lr`` by the number of its steps.
         min_lr: the schedule never falls below it.
+        loss: of a classifier's training: ``cross_entropy``, or ``binary_cross_entropy`` of every class by itself.
         label_smoothing: of the training loss.
         mixup: alpha of mixup; 0 is off.
         cutmix: alpha of CutMix; 0 is off. With both, one of them is drawn for each batch.
@@ -276,6 +277,7 @@ class TrainSpec(_Checked):
     min_lr: float = _key(_NON_NEGATIVE, 0.0)
     decay_epochs: float | None = _key(_or_null(_POSITIVE), None)
     decay_rate: float | None = _key(_or_null(_POSITIVE), None)
+    loss: str = _key(_one_of("cross_entropy", "binary_cross_entropy"), "cross_entropy")
     label_smoothing: float = _key(_FRACTION, 0.0)
     mixup: float = _key(_NON_NEGATIVE, 0.0)
     cutmix: float = _key(_NON_NEGATIVE, 0.0)

@@ -214,7 +214,11 @@ class Classification(Supervised):
         images, targets = batch
         if self.mix is not None:
             images, targets = self.mix(images, targets)
-        return F.cross_entropy(self._logits(images), targets, label_smoothing=self.train_spec.label_smoothing)
+        logits, smoothing = self._logits(images), self.train_spec.label_smoothing
+        if self.train_spec.loss == "cross_entropy":
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        shares = targets if targets.ndim == 2 else F.one_hot(targets, self.num_classes)
+        return F.binary_cross_entropy_with_logits(logits, shares * (1 - smoothing) + smoothing / self.num_classes)
 
     def outputs(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = batch

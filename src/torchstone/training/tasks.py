@@ -247,7 +247,7 @@ class NodeClassification(Task):
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphData:
         _refuse("data", data, ("size", "workers", "augment", "limit"), "images", "a graph, which is one batch")
-        _refuse("train", train, ("accumulate", "mixup", "cutmix"), "images", "a graph, which is one batch")
+        _refuse("train", train, ("accumulate", "loss", "mixup", "cutmix"), "images", "a graph, which is one batch")
         if source is not None:
             return GraphData(source)
         return GraphData(
