@@ -85,13 +85,15 @@ def test_the_trained_network_computes_what_a_plain_one_with_its_weights_does(sma
         torch.testing.assert_close(method(images), plain.eval()(images), rtol=1e-5, atol=1e-6)
 
 
-def test_the_loss_is_a_finite_scalar_that_reaches_every_parameter(small, method):
+def test_the_loss_is_a_finite_scalar_that_reaches_the_method_and_the_network(small, method):
     loss, gradients = loss_and_gradients(method.train(), small.batches[0])
     assert loss.ndim == 0
     assert loss.isfinite()
-    without = {name for name, p in method.named_parameters() if p.requires_grad} - gradients.keys()
-    assert not without, f"no gradient reaches {sorted(without)[:5]}"
     assert all(gradient.isfinite().all() for gradient in gradients.values())
+    missed = {name: p.numel() for name, p in method.named_parameters() if p.requires_grad and name not in gradients}
+    assert not [name for name in missed if not name.startswith("network.")]
+    in_all = sum(p.numel() for p in method.network.parameters())
+    assert sum(missed.values()) < 0.1 * in_all, "only what follows the last maps may be left out"
 
 
 def test_training_lowers_the_loss(small, method):

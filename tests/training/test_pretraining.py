@@ -203,6 +203,14 @@ def test_the_identity_names_the_weights_by_their_content(run, tmp_path):
     assert identity_facts(small(model={"weights": str(moved)}), "data") != facts
 
 
+def test_pretrained_means_released_weights_whatever_folder_has_that_name(run, tmp_path, monkeypatch):
+    (tmp_path / "pretrained").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    assert ModelSpec("x", weights="pretrained").local is None
+    assert ModelSpec("x", weights="./pretrained").local.is_dir()
+    assert ModelSpec("x").local is None
+
+
 def test_the_identity_knows_a_method_its_arguments_and_its_module():
     facts = identity_facts(pretraining(), "data")
     assert facts["method"]["content"].startswith("sha256:")

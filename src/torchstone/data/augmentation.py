@@ -63,7 +63,7 @@ def training_transform(augment: str, preprocessing: dict[str, Any]) -> ImageTran
             size,
             is_training=True,
             scale=(0.67, 1.0),
-            color_jitter=None,  # type: ignore[arg-type] - timm's way to have none
+            color_jitter=None,  # type: ignore[arg-type]
             interpolation=preprocessing["interpolation"],
             mean=tuple(preprocessing["mean"]),
             normalize=False,

@@ -157,14 +157,14 @@ class _Around:
     def __call__(self, **kwargs: Any) -> SparK:
         from torchstone.methods.spark import SparK
 
-        network: Any = timm.create_model(
+        network = timm.create_model(
             self.network,
             num_classes=0,
             global_pool="",
             drop_path_rate=kwargs.pop("drop_path_rate", self.drop_path_rate),
         )
         if isinstance(network, TimmConvNeXt):
-            network.head = nn.Identity()  # its norm belongs to the classifier; the authors' encoder has none
+            network.add_module("head", nn.Identity())  # its norm belongs to the classifier
         return SparK(network, **kwargs)
 
 
