@@ -22,7 +22,7 @@ $(VENV)/.all: pyproject.toml | $(VENV)/bin/uv
 demo: $(VENV)/.core
 	$(BIN)/torchstone compare --data digits \
 	  --models inceptionnext_mini32 ecanet_mini32 timm:test_convnext torchvision:shufflenet_v2_x0_5 \
-	  --seeds 2 --epochs 10 --out demo
+	  --seeds 2 --epochs 6 --out demo
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check src tests benchmarks

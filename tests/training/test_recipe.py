@@ -61,7 +61,7 @@ def test_other_text_stays_text(text):
         ({"train": {"lr": -1}}, "train.lr must be a positive number, got -1"),
         ({"train": {"lr": float("nan")}}, "train.lr must be a positive number, got nan"),
         ({"train": {"momentum": "high"}}, "train.momentum must be .* or null, got"),
-        ({"train": {"schedule": "cosin"}}, 'train.schedule must be one of cosine, step, exponential, constant, got "'),
+        ({"train": {"schedule": "cosin"}}, 'train.schedule must be one of cosine, cosine_last, .* constant, got "'),
         ({"train": {"sync_batchnorm": 1}}, "train.sync_batchnorm must be true or false, got 1"),
         ({"train": {"optimizer_args": [1]}}, "train.optimizer_args must be a mapping of argument names to values"),
         ({"train": 3}, "train must be a mapping"),

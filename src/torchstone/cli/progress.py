@@ -64,6 +64,17 @@ def images(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
+@contextmanager
+def probing(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """What :func:`torchstone.training.probing.probe` takes as ``progress``."""
+    if quiet or not chatter().is_terminal:
+        yield None
+        return
+    with _bars() as bars:
+        task = bars.add_task("opening the data", total=None)
+        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total or None)
+
+
 def _bars() -> Progress:
     times = TimeElapsedColumn(), TimeRemainingColumn()
     text = TextColumn("{task.description}", markup=False)

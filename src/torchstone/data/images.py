@@ -247,12 +247,13 @@ class ImageData(LightningDataModule):
         return self._loader(dataset, batch_size // world, sampler)
 
     def val_dataloader(self) -> Batches:
-        return self._evaluation_loader("val")
+        return self.evaluation_dataloader("val")
 
     def test_dataloader(self) -> Batches:
-        return self._evaluation_loader("test")
+        return self.evaluation_dataloader("test")
 
-    def _evaluation_loader(self, split: str) -> Batches:
+    def evaluation_dataloader(self, split: str) -> Batches:
+        """A split in the order of the data, without augmentation; the training split too, for what only looks at it."""
         rank, world = self._process()
         indices = self.splits.indices[split]
         dataset = EvaluationImages(

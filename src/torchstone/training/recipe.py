@@ -157,6 +157,14 @@ class ModelSpec(_Checked):
         """The weights as the model registry's ``pretrained`` argument."""
         return self.weights == "pretrained" or self.weights or False
 
+    @property
+    def local(self) -> Path | None:
+        """The file or run directory that the weights are in; None where that is nothing, released weights, a URL, or a
+        path to nothing."""
+        if self.weights is None or self.weights == "pretrained":
+            return None
+        return Path(self.weights) if Path(self.weights).exists() else None
+
 
 @dataclass(frozen=True)
 class MethodSpec(_Checked):

@@ -70,10 +70,10 @@ def identity_facts(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
 
 def local_weights(model: ModelSpec) -> Path | None:
     """The file that a recipe's network starts from; None where that is nothing, released weights or a URL."""
-    path = Path(model.weights or "")
-    if path.is_dir():
+    path = model.local
+    if path is not None and path.is_dir():
         path = RunDirectory(path).weights
-    return path if path.is_file() else None
+    return path if path is not None and path.is_file() else None
 
 
 def _content(path: str | Path) -> str:
@@ -396,6 +396,6 @@ def resolved(recipe: Recipe, named_sources: Container[str]) -> Recipe:
     data, model = recipe.data, recipe.model
     if data.source not in named_sources and Path(data.source).exists():
         data = dataclasses.replace(data, source=str(Path(data.source).resolve()))
-    if model.weights is not None and Path(model.weights).exists():
-        model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
+    if model.local is not None:
+        model = dataclasses.replace(model, weights=str(model.local.resolve()))
     return dataclasses.replace(recipe, data=data, model=model)

@@ -153,7 +153,7 @@ class Task(ABC):
             CallError: an argument that this model does not take.
         """
         args = self.all_model_args(model, data, train)
-        run = model.weights if model.weights is not None and Path(model.weights).is_dir() else None
+        run = model.local if model.local is not None and model.local.is_dir() else None
         try:
             built = build_model(model.name, pretrained=False if run else model.pretrained, **args)
             if run is not None:
