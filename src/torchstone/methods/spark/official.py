@@ -164,7 +164,7 @@ class _Around:
             drop_path_rate=kwargs.pop("drop_path_rate", self.drop_path_rate),
         )
         if isinstance(network, TimmConvNeXt):
-            network.add_module("head", nn.Identity())  # its norm belongs to the classifier
+            network.add_module("head", nn.Identity())  # the authors' encoder lacks the norm of the classifier
         return SparK(network, **kwargs)
 
 
