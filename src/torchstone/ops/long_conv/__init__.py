@@ -65,8 +65,8 @@ def monarch_conv(
     kernel: Float[Tensor, "*maps channels taps"],
     backward: Float[Tensor, "*maps channels taps_ahead"] | None = None,
     *,
-    matrices: Mapping[int, Complex[Tensor, "*channels p p"]] | None = None,
-    kernel_matrices: Mapping[int, Complex[Tensor, "*channels p p"]] | None = None,
+    matrices: Mapping[int, Complex[Tensor, "*_channels _rows _columns"]] | None = None,
+    kernel_matrices: Mapping[int, Complex[Tensor, "*_channels _rows _columns"]] | None = None,
     activation: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "batch *maps channels length"]:
     """The long convolution with its Fourier transforms as products with small matrices; optionally learned ones.

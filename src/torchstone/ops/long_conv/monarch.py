@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
+from jaxtyping import Complex, Inexact
 from torch import Tensor
 
 from torchstone.errors import CallError, ShapeError
@@ -29,12 +30,12 @@ Matrices = Mapping[int, Tensor]
 
 
 def block_fft(
-    x: Tensor,
+    x: Inexact[Tensor, "*batch length"],
     matrices: Matrices | None = None,
     *,
     points: int | None = None,
     activation: Activation | None = None,
-) -> Tensor:
+) -> Complex[Tensor, "*batch points"]:
     """Discrete Fourier transform along the last axis by products with matrices of at most 16 rows.
 
     With the exact matrices it is ``torch.fft.fft(x, points)`` up to rounding, in natural order.
@@ -64,12 +65,12 @@ def block_fft(
 
 
 def inverse_block_fft(
-    x: Tensor,
+    x: Inexact[Tensor, "*batch length"],
     matrices: Matrices | None = None,
     *,
     points: int | None = None,
     activation: Activation | None = None,
-) -> Tensor:
+) -> Complex[Tensor, "*batch points"]:
     """The inverse transform with the same matrices: ``conj(block_fft(conj(x))) / N``.
 
     Args:
