@@ -131,7 +131,7 @@ def cpu_part(rounds: int) -> dict[str, Any]:
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    batch, size = 2, 160
+    batch, size = 2, 128
     images = torch.randn(batch, 3, size, size)
     networks = {name: create_model(name).eval().fuse() for name in (CONVFIRST, CONVNEXT)}
     stack = StackedBlocks(64, expansion_ratio=6, depth=4, extra_depth=2).fuse()  # the author's benchmark
