@@ -87,7 +87,7 @@ def test_start_pretrained_gives_released_weights_to_all_that_name_none():
         ("torchvision:resnt18", "did you mean 'torchvision:resnet18'"),
         ("tim:resnet18", "unknown library 'tim': did you mean 'timm'"),
         ("inceptionnext_zz*", "unknown model 'inceptionnext_zz*'"),
-        (f"spark+{INCEPTIONNEXT}", "character 1: unknown method 'spark'"),
+        (f"moco+{INCEPTIONNEXT}", "character 1: unknown method 'moco'"),
         (f"{INCEPTIONNEXT}+nvit:flops=0.5", "character 22: unknown transform 'nvit'"),
         ("a+b", "character 1: unknown model 'a'"),
     ],
@@ -106,7 +106,7 @@ def test_a_mistyped_name_gets_the_nearest_and_its_place(text, message):
         (f"{INCEPTIONNEXT}+", "character 22: a name is missing"),
         (f"a+b+{INCEPTIONNEXT}", "one method at most"),
         (f"{INCEPTIONNEXT}@", "weights are expected after @"),
-        (f"{INCEPTIONNEXT}@nowhere.pth", "there is no weights file nowhere.pth"),
+        (f"{INCEPTIONNEXT}@nowhere.pth", "there is no weights file or run nowhere.pth"),
         (f"{INCEPTIONNEXT}@pretrained", "cannot start from pretrained weights: none were released"),
     ],
 )

@@ -190,7 +190,7 @@ def test_networks_of_pyg_train_alike(digits, tmp_path, name):
         ({"train": {"mixup": 0.2}}, "train.mixup is for images"),
         ({"train": {"batch_size": 64}}, "train.batch_size is for images"),
         ({"data": {"split": "half"}}, "unknown split 'half'"),
-        ({"model": {"name": "timm:test_resnet", "args": {}}}, "in_channels"),
+        ({"model": {"name": "timm:test_resnet", "args": {}}}, "is a network for images"),
     ],
 )
 def test_what_means_nothing_for_a_graph_is_refused(digits, tmp_path, changes, message):

@@ -359,4 +359,4 @@ def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]
     centre = share + z**2 / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count
-    return (centre - half) / scale, (centre + half) / scale
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)  # rounding may leave [0, 1]
