@@ -1,7 +1,7 @@
 """The claim of long convolutions at small scale: regularised kernels classify unseen sequences better than free ones.
 
 Trains longconv_mini, two layers of two-sided kernels, on handwritten digits read pixel by pixel, with the kernels free,
-dropped at random, squashed (and dropped), and squashed and smoothed. Nothing else differs; protocol
+dropped at random, squashed (and dropped) with two thresholds, and squashed and smoothed. Nothing else differs; protocol
 and seeds are the same for all, and the test sequences are read once, at the end. The claim holds when squashed kernels
 are more accurate than free ones and the 95 % interval of the difference (paired bootstrap over test sequences and
 seeds) lies above zero; it holds in part when the interval includes zero.
@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "claims" / "longconv.json"
-FREE, DROPPED, SQUASHED, BOTH = "free", "dropped", "squashed", "squashed and smoothed"
+FREE, DROPPED, SQUASHED, HARD, BOTH = "free", "dropped", "squashed", "squashed hard", "squashed and smoothed"
 KERNELS: dict[str, dict[str, Any]] = {  # arguments of the network
     FREE: {"squash": 0.0, "kernel_dropout": 0.0},
     DROPPED: {"squash": 0.0, "kernel_dropout": 0.2},
-    SQUASHED: {"squash": 0.003, "kernel_dropout": 0.2},  # the threshold of most of the paper's experiments
+    HARD: {"squash": 0.003, "kernel_dropout": 0.2},  # the threshold of most of the paper's experiments
     BOTH: {"squash": 0.001, "kernel_dropout": 0.2, "smooth": "time"},
+    SQUASHED: {"squash": 0.001, "kernel_dropout": 0.2},  # the threshold of the paper's sequential CIFAR-10
 }
 
 
@@ -91,7 +92,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                     (sum(ours) - sum(correct[other][seed])) / len(ours) for seed, ours in sorted(correct[name].items())
                 ],
             }
-            for name, other in ((SQUASHED, FREE), (BOTH, FREE), (DROPPED, FREE), (SQUASHED, DROPPED))
+            for name, other in ((SQUASHED, FREE), (HARD, FREE), (BOTH, FREE), (DROPPED, FREE), (SQUASHED, DROPPED))
         },
         "protocol": {name: protocol[name] for name in ("data", "train")},
     }
