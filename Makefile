@@ -32,6 +32,7 @@ lint: $(VENV)/.all
 test: $(VENV)/.all lint
 	$(BIN)/python -m pytest -n 2 -m "not shapes and not interpreter"
 	$(BIN)/python -m pytest -m shapes
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpreter
 
 docs: $(VENV)/.all
 	$(BIN)/mkdocs build --strict

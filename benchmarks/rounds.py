@@ -11,11 +11,11 @@ import torch
 SHORT = 0.25  # seconds that each call is repeated for within a round
 
 
+Clock = Callable[[], float]
+
+
 def alternate(
-    calls: Mapping[str, Callable[[], object]],
-    rounds: int,
-    device: str = "cpu",
-    clock: Callable[[], float] = time.perf_counter,
+    calls: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
     """Time calls in rounds; every round runs each of them, in an order that turns by one.
 
@@ -23,7 +23,8 @@ def alternate(
         calls: what to time, by name.
         rounds: at least 5, so that a spread can be told.
         device: ``cuda`` to wait for the device before the clock is read.
-        clock: seconds now; ``time.process_time`` for processor time.
+        clock: reads the time; ``time.process_time`` counts this process's work alone, whatever else the machine does,
+            and is for work of one thread.
 
     Returns:
         By name the seconds of one call, a value per round: the median of the round's repetitions.
@@ -43,7 +44,7 @@ def alternate(
     return seconds
 
 
-def timed(call: Callable[[], object], device: str, clock: Callable[[], float] = time.perf_counter) -> float:
+def timed(call: Callable[[], object], device: str, clock: Clock = time.perf_counter) -> float:
     """Seconds of one call."""
     started = clock()
     call()

@@ -28,7 +28,7 @@ def train_all(recipes: Mapping[str, Recipe], seeds: Sequence[int], runs: Path, j
         recipes: by candidate; they differ in the model only, so that the data are opened once per process.
         seeds: replace the recipe's own.
         runs: folder of the run directories.
-        jobs: runs at a time, which share the cores.
+        jobs: runs at a time, which share the cores (OMP_NUM_THREADS, where set, says otherwise).
     """
     workers = _workers(next(iter(recipes.values())).data.source, jobs)
     correct: Correct = {name: {} for name in recipes}
@@ -66,11 +66,9 @@ def _pretrain(recipe: Recipe, out: Path) -> list[float]:
 
 def _workers(data: str, jobs: int) -> ProcessPoolExecutor:
     """Processes that share the cores and have opened the data."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // jobs))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the workers when they load torch
-    return ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_open, initargs=(data, threads)
-    )
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_open, initargs=(data, threads))
 
 
 def _open(data: str, threads: int) -> None:
@@ -79,9 +77,10 @@ def _open(data: str, threads: int) -> None:
     import torch
 
     from torchstone.data import open_source
+    from torchstone.data.sequences import image_source_of, is_sequence_source
 
     torch.set_num_threads(threads)
-    _source = open_source(data)
+    _source = open_source(image_source_of(data)[0] if is_sequence_source(data) else data)
 
 
 def _run(recipe: Recipe, out: Path) -> list[float]:

@@ -63,9 +63,14 @@ def main() -> None:
             results["ours as a multiple of"][label] = compared(seconds)
             print(label, results["ours as a multiple of"][label], flush=True)
 
-    official = f" --official {options.official.resolve().name}" if options.official else ""
-    device = "" if options.device == "cpu" else f" --device {options.device}"
-    command = f"python benchmarks/speed_inceptionnext.py{device}{official}"
+    official = " --official DIR" if options.official else ""
+    models = "" if options.models == list(VARIANTS) else f" --models {' '.join(options.models)}"
+    changed = [
+        f" --{name} {getattr(options, name)}"
+        for name in ("device", "size", "rounds")
+        if getattr(options, name) != parser.get_default(name)
+    ]
+    command = f"python benchmarks/speed_inceptionnext.py{official}{models}{''.join(changed)}"
     write_result(options.out, command=command, seeds=[0], results=results)
 
 

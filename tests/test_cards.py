@@ -14,7 +14,7 @@ from torchstone.environment import write_result
 from torchstone.errors import CallError, UnknownName
 
 CARDS = [pytest.param(item, id=item.key, marks=pytest.mark.system(item.key)) for item in cards().values()]
-NETWORKS = [param for param in CARDS if param.values[0].room == "models/image"]
+NETWORKS = [param for param in CARDS if param.values[0].models_room == "models/image"]
 SOURCE = Path(__file__).parents[1] / "src" / "torchstone"
 ROOMS = {
     "op": r"ops",
@@ -96,7 +96,7 @@ def test_released_weights_can_be_found(item: Card):
 def test_image_model_has_a_small_form(item: Card):
     from torchstone.models.registry import create_model
 
-    name = f"{item.key}_mini32"
+    name = item.small_form
     assert not item.variant(name).paper
     with torch.device("meta"):
         model = create_model(name, num_classes=10)
@@ -169,9 +169,9 @@ def test_speed_was_measured(item: Card):
 @pytest.mark.parametrize("item", CARDS)
 def test_facts_are_those_of_the_list_of_systems(item: Card):
     with open(shared("systems.tsv"), newline="") as file:
-        row = next(
-            row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row["key"] == item.key
-        )
+        rows = {row["key"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
+    assert item.key in rows, f"the list of systems has no {item.key}: add a row with its key, kind, room and title"
+    row = rows[item.key]
     assert (item.arxiv, item.kind, item.room, item.title) == (row["arxiv"], row["kind"], row["room"], row["title"])
     assert item.proof == row["proof"].split()[0]
 

@@ -53,7 +53,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Variant:
-    """One factory. ``weights`` is a direct link; ``where`` says in words where to get a file that has none."""
+    """One factory. ``weights`` is a direct link; ``where`` says in words where to get a file that has none.
+
+    A ``part`` is a block rather than a whole network: it is built by name, but not among the models that are listed.
+    """
 
     name: str
     paper: bool
@@ -61,6 +64,7 @@ class Variant:
     where: str = ""
     sha256: str = ""
     keys: str = ""
+    part: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,17 +101,24 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Claim:
-    """The paper's main claim, checked in direction at small scale by ``command``, which writes ``result``."""
+    """The paper's main claim, checked in direction at small scale by ``command``, which writes ``result``.
+
+    ``figure`` names a picture of it in ``docs/images``.
+    """
 
     text: str
     command: str
     result: str
     holds: Literal["yes", "no", "partly"]
+    figure: str = ""
 
 
 @dataclass(frozen=True)
 class Card:
-    """Everything the catalogue knows about one system."""
+    """Everything the catalogue knows about one system.
+
+    ``models`` is where the networks of a system of another kind live, such as ``models/image/convfirst``.
+    """
 
     key: str
     title: str
@@ -122,6 +133,7 @@ class Card:
     lr: float = 0.0
     gpu: str = "not measured"
     parts: tuple[str, ...] = ()
+    models: str = ""
     input: Input | None = None
     variants: tuple[Variant, ...] = ()
     deviations: tuple[Deviation, ...] = ()
@@ -140,6 +152,26 @@ class Card:
     def module(self) -> str:
         """The module that holds the system."""
         return f"torchstone.{self.room.replace('/', '.')}.{self.key}"
+
+    @property
+    def models_home(self) -> str:
+        """The module or folder with the factories: of a system of another kind, its ``models``."""
+        return self.models or f"{self.room}/{self.key}"
+
+    @property
+    def models_room(self) -> str:
+        """The room that the factories live in, such as ``models/image``."""
+        return self.models_home.rpartition("/")[0]
+
+    @property
+    def small_form(self) -> str:
+        """The name that an image system's own small model has."""
+        return f"{self.models_home.rpartition('/')[2]}_mini32"
+
+    @property
+    def networks(self) -> tuple[Variant, ...]:
+        """The variants that are whole networks."""
+        return tuple(variant for variant in self.variants if not variant.part)
 
     def variant(self, name: str) -> Variant:
         for variant in self.variants:
@@ -170,6 +202,11 @@ def card(key: str) -> Card:
 def variants() -> Mapping[str, Card]:
     """The card behind every model name."""
     return {variant.name: card for card in cards().values() for variant in card.variants}
+
+
+def networks() -> list[str]:
+    """The names of all whole networks, sorted."""
+    return sorted(variant.name for card in cards().values() for variant in card.networks)
 
 
 def system_of(model: str) -> Card | None:
@@ -232,7 +269,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return _build(next(item for item in arguments if item is not type(None)), value, where)
     if kind == int | Literal["any"]:
         if value != "any" and type(value) is not int:
-            raise CallError(f"{where} is {value!r}; it must be an integer or \"any\"")
+            raise CallError(f'{where} is {value!r}; it must be an integer or "any"')
         return value
     if origin is not None and issubclass(origin, typing.Mapping):
         if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):

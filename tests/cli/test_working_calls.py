@@ -123,7 +123,7 @@ def test_train_then_predict(torchstone, recipe, data, tmp_path, monkeypatch):
     broken.write_bytes(images[0].read_bytes()[:60])
     mixed = torchstone("predict", run, broken, images[0], "--csv", table, "--quiet")
     assert (mixed.code, mixed.out) == (0, "")
-    assert f"cannot read {broken}" in mixed.err
+    assert f"{broken} cannot be read as an image" in mixed.err
     assert [bool(row["error"]) for row in csv.DictReader(table.open())] == [True, False]
     assert torchstone("predict", run, broken).code == 1
 

@@ -9,7 +9,7 @@ from torchstone.catalog import Card, cards
 
 SIZE = 32  # what every <key>_mini32 is made for
 
-SYSTEMS = [card for card in cards().values() if card.room == "models/image"]
+SYSTEMS = [card for card in cards().values() if card.models_room == "models/image"]
 
 
 def channels(card: Card) -> int:
@@ -20,7 +20,7 @@ def channels(card: Card) -> int:
 def build(card: Card, seed: int = 0, **kwargs) -> nn.Module:
     """The system's small model, built from a seed."""
     torch.manual_seed(seed)
-    return create_model(f"{card.key}_mini32", **kwargs)
+    return create_model(card.small_form, **kwargs)
 
 
 def build_lively(card: Card, seed: int = 0, **kwargs) -> nn.Module:

@@ -157,8 +157,8 @@ def test_no_weight_decay_names_parameters(mini):
 
 
 def test_timm_creates_the_same_model(card, mini, x):
-    name = register_with_timm()[f"{card.key}_mini32"]
-    assert name in (f"{card.key}_mini32", f"ts_{card.key}_mini32")
+    name = register_with_timm()[card.small_form]
+    assert name in (card.small_form, f"ts_{card.small_form}")
     model = timm.create_model(name).eval()
     assert type(model) is type(mini)
     model.load_state_dict(mini.state_dict())
@@ -167,8 +167,8 @@ def test_timm_creates_the_same_model(card, mini, x):
 
 
 def test_every_variant_is_built_without_memory_and_takes_its_size(card, warm_timm):
-    assert card.variants
-    for variant in card.variants:
+    assert card.networks
+    for variant in card.networks:
         with torch.device("meta"):
             model = create_model(variant.name).eval()
         assert all(parameter.is_meta for parameter in model.parameters()), variant.name

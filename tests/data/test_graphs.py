@@ -7,7 +7,7 @@ import pytest
 import torch
 from _shared import requires_shared, shared
 
-from torchstone.data.graphs import check_undirected, open_graph
+from torchstone.data.graphs import GraphData, check_undirected, open_graph, read_graph
 from torchstone.errors import CallError, DataError, UnknownName
 
 
@@ -20,6 +20,15 @@ def content(nodes=40, **changes):
         "y": rng.integers(0, 3, nodes),
     }
     return {**graph, **changes}
+
+
+ROWS = {"x_data": np.ones(40), "x_indices": np.zeros(40, int), "x_indptr": np.arange(41), "x_shape": np.array([40, 6])}
+
+
+def masks(train=slice(0, 20), val=slice(20, 30), test=slice(30, 40)):
+    """A public split of 40 nodes."""
+    parts = {"train_mask": train, "val_mask": val, "test_mask": test}
+    return {name: np.isin(np.arange(40), np.arange(40)[part]) for name, part in parts.items()}
 
 
 @pytest.fixture
@@ -80,7 +89,8 @@ def test_per_class_takes_twenty_of_each(write):
 
 
 def test_per_class_30_validates_on_thirty_of_each_and_tests_on_the_rest(write):
-    graph = open_graph(write(nodes=400), split="per-class-30")
+    ring = np.arange(400)
+    graph = open_graph(write(nodes=400, edge_index=np.stack([ring, np.roll(ring, 1)])), split="per-class-30")
     assert graph.sizes == {"train": 60, "val": 90, "test": 250}
     assert torch.bincount(graph.graph.y[graph.graph.val_mask]).tolist() == [30, 30, 30]
 
@@ -102,6 +112,16 @@ def test_rows_are_normalised_and_rows_of_zeros_stay(write):
         ({"edge_index": np.array([[0], [40]])}, "from 0 to 40, the graph has 0 to 39"),
         ({"y": np.zeros(40, int)}, "at least two classes"),
         ({"y": np.zeros(39, int)}, r"expected x \(N, F\)"),
+        ({"y": np.linspace(0, 2, 40)}, "y must hold integers, got float64"),
+        ({"y": np.array([0, 1] * 19 + [-2, 1])}, "-1 where there is none, got -2"),
+        ({"edge_index": np.array([[0.5], [1.0]])}, "edge_index must hold integers"),
+        ({"x": np.full((40, 6), "a")}, "x must hold numbers"),
+        ({"x": np.array(1.0)}, r"expected x \(N, F\)"),
+        ({"x": None, **ROWS, "x_indices": np.full(40, 9)}, "no compressed rows"),
+        (masks(train=slice(0, 39)), "19 nodes are in several parts of the split public, the first is 20"),
+        (masks(val=slice(0, 0)), "the split public has no labelled node for val"),
+        ({**masks(), "test_mask": np.arange(40)}, r"the test mask .* true or false for each of 40 nodes, got int64"),
+        ({**masks(), "train_mask": np.ones(39, bool)}, r"got bool \(39,\)"),
     ],
 )
 def test_what_is_no_such_graph_is_refused(write, changes, message):
@@ -138,6 +158,50 @@ def test_missing_reverse_edges_are_added_unless_directions_are_kept(write):
     assert both.is_undirected()
     assert both.edge_index.T.tolist() == [*edges.T.tolist(), [3, 2], [4, 3]]
     assert open_graph(path, directed=True).graph.edge_index.tolist() == edges.tolist()
+
+
+def test_an_edge_given_twice_counts_once_unless_directions_are_kept(write):
+    edges = np.array([[0, 0, 1], [1, 1, 2]])
+    path = write(edge_index=edges)
+    assert open_graph(path).graph.edge_index.T.tolist() == [[0, 1], [1, 2], [1, 0], [2, 1]]
+    assert open_graph(path, directed=True).graph.num_edges == 3
+
+
+def test_masks_may_be_written_as_zeros_and_ones(write):
+    one, other = masks(), {name: mask.astype(int) for name, mask in masks().items()}
+    assert open_graph(write(**one)).describe()["splits"] == open_graph(write(**other)).describe()["splits"]
+
+
+def test_a_split_that_names_unlabelled_nodes_goes_without_them(write):
+    labels = content()["y"]
+    labels[[3, 35]] = -1
+    assert open_graph(write(**masks(), y=labels)).sizes == {"train": 19, "val": 10, "test": 9}
+
+
+@requires_shared("data/citeseer")
+def test_every_numbered_split_of_citeseer_can_be_trained_on():
+    for number in range(10):
+        graph = open_graph(str(shared("data/citeseer/citeseer.npz")), split=f"fixed:{number}").graph
+        assert graph.y[graph.train_mask | graph.val_mask | graph.test_mask].min() == 0
+
+
+def test_splits_with_a_validation_set_by_class_stay_in_the_largest_component(write):
+    ring = np.arange(300)
+    pair = np.array([[300, 301], [301, 300]])
+    edges = np.concatenate([[ring, np.roll(ring, 1)], pair], 1)
+    graph = open_graph(write(nodes=400, edge_index=edges), split="per-class-30").graph
+    drawn = graph.train_mask | graph.val_mask | graph.test_mask
+    assert drawn[:300].all()
+    assert not drawn[300:].any()
+
+
+def test_prediction_reads_features_as_training_did(write):
+    """A graph that happens to have no negative features is not normalised when the training graph was not."""
+    trained = GraphData(open_graph(write(x=content()["x"] - 0.5)))
+    x = content()["x"]
+    torch.testing.assert_close(read_graph(write(x=x), **trained.preprocessing()).x, torch.from_numpy(x))
+    with pytest.raises(DataError, match="has 5 features, the network was trained on 6"):
+        read_graph(write(x=x[:, :5]), **trained.preprocessing())
 
 
 def test_features_with_negative_values_are_left_as_they_are(write):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from torchstone.reporting.gallery import END, START, gallery, system_page
+from torchstone.reporting.gallery import END, START, _flatten, gallery, system_page
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,3 +62,8 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_a_median_and_its_spread_are_one_row_of_a_systems_page():
+    rows = _flatten({"statement": True, "ours / theirs": {"median": 0.9, "low": 0.85, "high": 1.0}, "values": [1, 2.5]})
+    assert rows == [("statement", "yes"), ("ours / theirs", "0.9 (0.85 to 1)"), ("values", "1, 2.5")]

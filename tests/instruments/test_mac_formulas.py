@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from torchstone.instruments import count_macs
 from torchstone.instruments.free_operators import is_free
@@ -257,3 +257,13 @@ def test_no_operator_is_both_counted_and_free():
 def test_operators_that_compute_without_a_formula_are_not_free(name):
     packet = getattr(torch.ops.aten, name)
     assert not any(is_free(getattr(packet, overload)) for overload in packet.overloads())
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.ConvTranspose1d])
+def test_gradients_of_a_convolution_cost_as_much_as_the_convolution_each(kind, groups):
+    x, layer = torch.randn(2, 8, 30, requires_grad=True), kind(8, 12, 5, groups=groups)
+    once = macs(layer, x.detach())
+    with FlopCounterMode(display=False, custom_mapping=mac_formulas()) as counter:
+        layer(x).sum().backward()
+    assert counter.get_total_flops() // 2 == 3 * once

@@ -71,6 +71,7 @@ def test_hops_are_powers_of_the_matrix_and_equal_when_captured(graph):
         (torch.zeros(3, 4), torch.zeros(2, 1, dtype=torch.int64), None, r"\(N, 5\), got \(3, 4\)"),
         (torch.zeros(3, 5), torch.zeros(1, 2, dtype=torch.int64), None, r"edge_index \(2, E\)"),
         (torch.zeros(3, 5), torch.zeros(2, 1), None, "int64"),
+        (torch.zeros(3, 5, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.int64), None, "floating-point type"),
         (torch.zeros(3, 5), torch.tensor([[0], [3]]), None, "nodes from 0 to 3, the graph has 0 to 2"),
         (torch.zeros(3, 5), torch.tensor([[0], [-1]]), None, "from -1"),
         (torch.zeros(3, 5), torch.tensor([[0], [1]]), torch.ones(2), "one weight for each of 1 edges"),

@@ -8,6 +8,7 @@ from torchstone import catalog
 from torchstone.errors import CallError, UnknownName
 from torchstone.reporting.candidates import Candidate, Step, parse_candidates
 from torchstone.reporting.limits import Limit, parse_limits
+from torchstone.training.recipe import TransformSpec
 
 INCEPTIONNEXT = "inceptionnext_mini32"
 
@@ -25,6 +26,7 @@ def rooms(monkeypatch):
         for key, kind in (("spark", "method"), ("nvit", "transform"), ("prune", "transform"))
     }
     monkeypatch.setattr(catalog, "cards", lambda: {card.key: card, **others})
+    monkeypatch.setattr("torchstone.reporting.candidates.check_options", lambda name, options: None)
 
 
 def test_a_bare_name_is_ours_and_a_prefix_names_another_library():
@@ -53,13 +55,15 @@ def test_a_candidate_named_twice_is_compared_once_and_a_note_says_so():
 def test_the_same_model_from_scratch_and_from_weights_are_two_candidates(tmp_path):
     file = tmp_path / "weights.pth"
     file.touch()
-    candidates, notes = parse_candidates([
-        INCEPTIONNEXT,
-        f"{INCEPTIONNEXT}@{file}",
-        "inceptionnext_tiny@pretrained",
-        "timm:resnet18.a1_in1k@pretrained",
-        "torchvision:resnet18@https://example.org/weights.pth",
-    ])
+    candidates, notes = parse_candidates(
+        [
+            INCEPTIONNEXT,
+            f"{INCEPTIONNEXT}@{file}",
+            "inceptionnext_tiny@pretrained",
+            "timm:resnet18.a1_in1k@pretrained",
+            "torchvision:resnet18@https://example.org/weights.pth",
+        ]
+    )
     assert [candidate.weights for candidate in candidates] == [
         None, str(file), "pretrained", "pretrained", "https://example.org/weights.pth"
     ]  # fmt: skip
@@ -136,6 +140,13 @@ def test_steps_run_in_the_order_they_are_written(rooms):
         Step("prune", (("by", "magnitude"), ("soft", True))),
     )
     assert candidate.model == INCEPTIONNEXT
+
+
+def test_the_options_of_a_transform_are_checked_and_become_a_recipes():
+    (candidate,), _ = parse_candidates([f"{INCEPTIONNEXT}+tune_mode:freeze=true"])
+    assert candidate.steps == (TransformSpec("tune_mode", {"freeze": True}),)
+    with pytest.raises(UnknownName, match="unknown option of tune_mode 'freze': did you mean 'freeze'"):
+        names(f"{INCEPTIONNEXT}+tune_mode:freze=true")
 
 
 def test_every_model_of_a_glob_goes_through_the_same_steps(rooms):

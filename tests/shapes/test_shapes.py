@@ -30,6 +30,7 @@ def checked():
         yield
 
 
+GRAPH_SYSTEMS = [card.key for card in catalog.cards().values() if card.room == "models/graph"]
 IMAGE_SYSTEMS = [card.key for card in catalog.cards().values() if card.room == "models/image"]
 
 
@@ -46,6 +47,19 @@ def test_an_image_models_annotations_hold(key):
     model.set_grad_checkpointing()
     model(images).sum().backward()
     assert create_model(f"{key}_mini32", features_only=True)(images)
+
+
+@pytest.mark.parametrize("key", GRAPH_SYSTEMS)
+def test_a_graph_models_annotations_hold(key):
+    from torchstone.models.registry import create_model
+
+    model = create_model(key, in_channels=6, out_channels=3)
+    edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    found = model(torch.rand(4, 6), edges)
+    assert found.shape == (4, 3)
+    found.sum().backward()
+    with pytest.raises(TypeCheckError):
+        model(torch.rand(4, 6), edges[0])
 
 
 def test_the_check_is_awake():

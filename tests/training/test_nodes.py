@@ -188,6 +188,7 @@ def test_networks_of_pyg_train_alike(digits, tmp_path, name):
         ({"data": {"size": 32}}, "data.size is for images; it means nothing for a graph"),
         ({"data": {"workers": 2}}, "data.workers is for images"),
         ({"train": {"mixup": 0.2}}, "train.mixup is for images"),
+        ({"train": {"batch_size": 64}}, "train.batch_size is for images"),
         ({"data": {"split": "half"}}, "unknown split 'half'"),
         ({"model": {"name": "timm:test_resnet", "args": {}}}, "in_channels"),
     ],

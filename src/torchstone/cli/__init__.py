@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from torchstone import __version__
-from torchstone.cli import catalogue, comparing, models, probing, training
+from torchstone.cli import benching, catalogue, comparing, inspecting, models, probing, training, transforming
 from torchstone.errors import CallError, WorkError
 
 DONE, WORK_FAILED, CALL_WRONG = 0, 1, 2
@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (catalogue, comparing, training, probing, models):
+for module in (catalogue, comparing, training, probing, models, transforming, inspecting, benching):
     module.add_to(app)
 
 

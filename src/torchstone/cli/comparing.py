@@ -30,7 +30,10 @@ def _training(words: str) -> Any:
 
 
 def compare(
-    data: Annotated[str, typer.Option(help="digits, cifar10, cora, ..., a folder tree, Parquet or a graph (.npz).")],
+    data: Annotated[
+        str,
+        typer.Option(help="digits, cifar10, sequential-digits, cora, ..., a folder tree, Parquet or a graph (.npz)."),
+    ],
     models: Annotated[list[str], typer.Option(help="Candidates; several after one flag, globs in quotes.")],
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")],
     limits: Annotated[
@@ -58,15 +61,16 @@ def compare(
     val_fraction: Annotated[float, _data("Part of the training images for such a validation split.")] = 0.1,
     test_fraction: Annotated[float, _data("Part of the images for such a test split.")] = 0.2,
     workers: Annotated[int, _data("Loader processes; changes no result.")] = 0,
-    split: Annotated[str, _data("Of a graph's nodes: public, fixed:K, per-class or random.")] = "auto",
+    split: Annotated[str, _data("Of a graph's nodes: public, fixed:K, per-class, per-class-30 or random.")] = "auto",
     task: Annotated[str, _data("What the data are for; by default what they are.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the report's path alone.")] = False,
 ) -> None:
     """Compare models on your data: scores with intervals, costs, a report.
 
     A candidate is written \\[method+]model\\[@weights]\\[+transform\\[:key=value]...].
-    The model is one of ours (torchstone list), timm:NAME, torchvision:NAME
-    or pyg:NAME (gcn, gat, sage, gin, appnp), and may be a glob.
+    The model is one of ours (torchstone list), timm:NAME, torchvision:NAME,
+    pyg:NAME (gcn, gat, sage, gin, appnp) or torch:NAME (transformer, lstm,
+    gru), and may be a glob.
     Weights are pretrained, a file, a run directory or a URL.
     A method trains the model on the same training data, without labels,
     before it is trained as the others are; its time counts.

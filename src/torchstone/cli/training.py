@@ -113,7 +113,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone; needs --csv or --json.")] = False,
 ) -> None:
-    """Classify images or, with a run that was trained on a graph, its nodes.
+    """Classify images (whole, or as sequences where the run was trained on them) or, with a run on a graph, its nodes.
 
     An image that cannot be read is named with the reason, and the others go on.
     The exit code is 1 when none could be read.
@@ -138,7 +138,7 @@ def predict(
         files.write_json(json, [{**asdict(one), "path": str(one.path)} for one in predictions])
     for one in predictions:
         if one.error:
-            chatter().print(f"cannot read {one.path}: {one.error}", style="red", markup=False)
+            chatter().print(one.error, style="red", markup=False)
         elif not quiet:
             what = one.path if one.node is None else f"{one.path}, node {one.node}"
             print(what, *(f"{label} {100 * probability:.1f} %" for label, probability in one.top), sep="\t")

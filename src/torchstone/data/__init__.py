@@ -1,6 +1,7 @@
 """Data sets and their tools, by data type. Names load on first use, so importing this package costs nothing.
 
 * :func:`open_images` - digits, CIFAR-10, a folder tree or Parquet files as a Lightning data module
+* :func:`open_sequences` - the same images as sequences of pixels
 * :func:`preprocess` - images as a trained run wants to see them
 """
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torchstone.data.images import ImageData, open_images
     from torchstone.data.preprocessing import preprocess
     from torchstone.data.sampling import PositionSampler
+    from torchstone.data.sequences import SEQUENCE_SOURCES, SequenceData, open_sequences
     from torchstone.data.sources import IMAGE_SOURCES, ImageSource, open_source
 
 _HOME = {
@@ -20,17 +22,23 @@ _HOME = {
     "ImageData": "images",
     "ImageSource": "sources",
     "PositionSampler": "sampling",
+    "SEQUENCE_SOURCES": "sequences",
+    "SequenceData": "sequences",
     "open_images": "images",
+    "open_sequences": "sequences",
     "open_source": "sources",
     "preprocess": "preprocessing",
 }
 
 __all__ = [
     "IMAGE_SOURCES",
+    "SEQUENCE_SOURCES",
     "ImageData",
     "ImageSource",
     "PositionSampler",
+    "SequenceData",
     "open_images",
+    "open_sequences",
     "open_source",
     "preprocess",
 ]

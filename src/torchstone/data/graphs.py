@@ -1,12 +1,14 @@
 """One graph with labelled nodes: citation networks and the like, with explicit splits.
 
-A source is a name that PyG downloads (``Cora``, ``CiteSeer``, ``PubMed``, ``Computers``, ``Photo``, ``CS``,
-``Physics``) or the path of an ``.npz`` file without pickles:
+A source is a name (:data:`SOURCES`: ``cora``, ``citeseer``, ``pubmed``, ``computers``, ``photo``, ``cs``, ``physics``,
+``ogbn-arxiv``) or the path of an ``.npz`` file without pickles:
 
 * features: ``x`` (N, F), or compressed rows ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``;
 * ``edge_index`` (2, E), row 0 the sources, row 1 the targets; ``y`` (N,), -1 where a node has no label;
 * optional splits: ``train_mask``, ``val_mask``, ``test_mask`` (N,), the public one, and ``geom_train_mask``, ...
   (S, N), numbered ones.
+
+A node without a label is in no part of a split, whatever the split says.
 """
 
 from __future__ import annotations
@@ -20,27 +22,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from torchstone.data.named_graphs import NAMED_GRAPHS, read_named
 from torchstone.errors import CallError, DataError, unknown_name
 from torchstone.extras import extra
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-PLANETOID = {"cora": "Cora", "citeseer": "CiteSeer", "pubmed": "PubMed"}
-AMAZON = {"computers": "Computers", "photo": "Photo"}
-COAUTHOR = {"cs": "CS", "physics": "Physics"}
-SOURCES = {
-    **dict.fromkeys(PLANETOID, "citation network, downloaded once"),
-    **dict.fromkeys(AMAZON, "products bought together, downloaded once"),
-    **dict.fromkeys(COAUTHOR, "authors who wrote together, downloaded once"),
-}
+SOURCES = {name: graph.about for name, graph in NAMED_GRAPHS.items()}
 SPLITS = (
     "public, fixed:K (the file's numbered splits), per-class (20 a class, 500 for validation, 1000 for test), "
-    "per-class-30 (20 a class, 30 a class for validation, the rest for test), random"
+    "per-class-30 (20 a class, 30 a class for validation, the rest of the largest connected component for test), random"
 )
 
 Masks = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -65,6 +62,7 @@ class GraphSplit:
     Attributes:
         graph: PyG ``Data`` with ``x`` (N, F), ``edge_index`` (2, E), ``y`` (N,) and the three masks (N,).
         split: which split the masks are, resolved.
+        normalized: whether the rows of features were divided by their sums.
         fingerprint: a hash of features, edges and labels.
     """
 
@@ -74,6 +72,7 @@ class GraphSplit:
     split: str
     split_seed: int
     directed: bool
+    normalized: bool
     fingerprint: str
 
     @property
@@ -93,6 +92,7 @@ class GraphSplit:
             "features": self.graph.num_features,
             "classes": self.num_classes,
             "undirected": self.graph.is_undirected(),
+            "normalized": self.normalized,
             "splits": parts,
             "split": self.split,
             "split_seed": self.split_seed,
@@ -120,7 +120,8 @@ def open_graph(
         val_fraction: the share of labelled nodes for validation in a random split.
         test_fraction: the share of labelled nodes for test in a random split.
         normalize: divide each row of features by its sum; rows of zeros stay. None does so if no feature is negative.
-        directed: keep the directions of edges; otherwise the missing reverse edges are added.
+        directed: keep the directions of edges; otherwise the missing reverse edges are added, and edges that are given
+            twice count once.
 
     Raises:
         DataError: the file is not such a graph, or the split cannot be made from it; the message says what is wrong.
@@ -129,26 +130,36 @@ def open_graph(
     if len(np.unique(raw.y[raw.y >= 0])) < 2:
         raise DataError(f"{raw.name}: node classification needs at least two classes among the labelled nodes")
     chosen = _resolve(split, raw)
-    train, val, test = _masks(chosen, raw, split_seed, val_fraction, test_fraction)
+    train, val, test = _checked(_masks(chosen, raw, split_seed, val_fraction, test_fraction), raw, chosen)
+    normalized = bool((raw.x >= 0).all()) if normalize is None else normalize
     graph = extra("torch_geometric.data", "graph").Data(
-        x=_normalized(raw.x, normalize),
+        x=_features_of(raw, normalized),
         edge_index=_edges(raw, directed),
         y=torch.from_numpy(raw.y.astype(np.int64)),
         train_mask=torch.from_numpy(train),
         val_mask=torch.from_numpy(val),
         test_mask=torch.from_numpy(test),
     )
-    fingerprint = _digest([raw.x, raw.edge_index, raw.y])
-    return GraphSplit(raw.name, graph, int(raw.y.max()) + 1, chosen, split_seed, directed, fingerprint)
+    return GraphSplit(
+        name=raw.name,
+        graph=graph,
+        num_classes=int(raw.y.max()) + 1,
+        split=chosen,
+        split_seed=split_seed,
+        directed=directed,
+        normalized=normalized,
+        fingerprint=_digest([raw.x, raw.edge_index, raw.y]),
+    )
 
 
-def read_graph(source: str, *, features: int, directed: bool) -> Data:
+def read_graph(source: str, *, features: int, directed: bool, normalize: bool) -> Data:
     """Open a graph for prediction; its nodes need no labels.
 
     Args:
         source: as in :func:`open_graph`.
         features: F, what the network was trained on.
         directed: as in :func:`open_graph`.
+        normalize: divide each row of features by its sum, as it was done for the graph that was trained on.
 
     Returns:
         PyG ``Data`` with ``x`` (N, F) and ``edge_index`` (2, E).
@@ -159,7 +170,7 @@ def read_graph(source: str, *, features: int, directed: bool) -> Data:
     raw = _open(source, labelled=False)
     if raw.x.shape[1] != features:
         raise DataError(f"{raw.name} has {raw.x.shape[1]} features, the network was trained on {features}")
-    return extra("torch_geometric.data", "graph").Data(x=_normalized(raw.x, None), edge_index=_edges(raw, directed))
+    return extra("torch_geometric.data", "graph").Data(x=_features_of(raw, normalize), edge_index=_edges(raw, directed))
 
 
 def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
@@ -172,25 +183,27 @@ def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
         )
 
 
-def _normalized(x: np.ndarray, normalize: bool | None) -> Tensor:
-    x = x.astype(np.float32)
-    if normalize or (normalize is None and (x >= 0).all()):
-        x = x / np.where((total := x.sum(1, keepdims=True)) == 0, 1, total)
+def _features_of(raw: RawGraph, normalized: bool) -> Tensor:
+    x = raw.x.astype(np.float32)
+    if normalized:
+        total = x.sum(1, keepdims=True)
+        x /= np.where(total == 0, 1, total)
     return torch.from_numpy(x)
 
 
 def _edges(raw: RawGraph, directed: bool) -> Tensor:
-    """The edges (2, E), the missing reverse ones at the end unless directions are kept."""
+    """The edges (2, E); unless directions are kept, each once and the missing reverse ones at the end."""
     edge_index, nodes = raw.edge_index.astype(np.int64), len(raw.x)
     if not directed:
-        source, target = edge_index
-        missing = np.setdiff1d(target * nodes + source, source * nodes + target)
-        edge_index = np.concatenate([edge_index, [missing // nodes, missing % nodes]], axis=1)
+        forth, first = np.unique(edge_index[0] * nodes + edge_index[1], return_index=True)
+        missing = np.setdiff1d(forth % nodes * nodes + forth // nodes, forth)
+        edge_index = np.concatenate([edge_index[:, np.sort(first)], [missing // nodes, missing % nodes]], axis=1)
     return torch.from_numpy(edge_index)
 
 
 def _open(source: str, labelled: bool = True) -> RawGraph:
-    raw = _download(source.lower()) if source.lower() in SOURCES else _read_npz(source, labelled)
+    named = source.lower() in SOURCES
+    raw = _raw(source.lower(), read_named(source.lower())) if named else _read_npz(source, labelled)
     _check(raw)
     return raw
 
@@ -214,9 +227,13 @@ def _read_npz(source: str, labelled: bool) -> RawGraph:
             f"{path} holds {', '.join(sorted(content))}; a graph needs edge_index, y and x (or x_data, x_indices, "
             "x_indptr, x_shape)"
         )
+    return _raw(path.stem, content)
+
+
+def _raw(name: str, content: Mapping[str, np.ndarray]) -> RawGraph:
     return RawGraph(
-        name=path.stem,
-        x=_features(content),
+        name=name,
+        x=_features(content, name),
         edge_index=content["edge_index"],
         y=content["y"],
         public=_public(content),
@@ -224,10 +241,15 @@ def _read_npz(source: str, labelled: bool) -> RawGraph:
     )
 
 
-def _features(content: Mapping[str, np.ndarray]) -> np.ndarray:
+def _features(content: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     if "x" in content:
         return content["x"]
-    rows = csr_matrix((content["x_data"], content["x_indices"], content["x_indptr"]), shape=tuple(content["x_shape"]))
+    parts = (content["x_data"], content["x_indices"], content["x_indptr"])
+    try:
+        rows = csr_matrix(parts, shape=tuple(content["x_shape"]))
+        rows.check_format(full_check=True)
+    except (ValueError, IndexError, TypeError) as error:
+        raise DataError(f"{name}: x_data, x_indices, x_indptr and x_shape are no compressed rows ({error})") from error
     return rows.toarray()
 
 
@@ -243,32 +265,20 @@ def _numbered(content: Mapping[str, np.ndarray]) -> tuple[Masks, ...]:
     return tuple(zip(*(content[name] for name in names), strict=True))
 
 
-def _download(name: str) -> RawGraph:
-    """One of PyG's data sets; needs a network the first time."""
-    datasets = extra("torch_geometric.datasets", "graph")
-    root = Path(torch.hub.get_dir()).parent / "torchstone" / "graphs"
-    try:
-        if name in PLANETOID:
-            data = datasets.Planetoid(str(root), PLANETOID[name])[0]
-        elif name in AMAZON:
-            data = datasets.Amazon(str(root), AMAZON[name])[0]
-        else:
-            data = datasets.Coauthor(str(root), COAUTHOR[name])[0]
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{name} could not be downloaded ({error}); give the path of an .npz file instead") from error
-    public = None
-    if "train_mask" in data:
-        public = (data.train_mask.numpy(), data.val_mask.numpy(), data.test_mask.numpy())
-    return RawGraph(name, data.x.numpy(), data.edge_index.numpy(), data.y.numpy(), public, ())
-
-
 def _check(raw: RawGraph) -> None:
-    nodes = raw.x.shape[0]
+    nodes = raw.x.shape[0] if raw.x.ndim else 0
     if raw.x.ndim != 2 or raw.y.shape != (nodes,) or raw.edge_index.ndim != 2 or raw.edge_index.shape[0] != 2:
         raise DataError(
             f"{raw.name}: expected x (N, F), y (N,) and edge_index (2, E), got {raw.x.shape}, {raw.y.shape}, "
             f"{raw.edge_index.shape}"
         )
+    if raw.x.dtype.kind not in "biuf":
+        raise DataError(f"{raw.name}: x must hold numbers, got {raw.x.dtype}")
+    for name, array in (("edge_index", raw.edge_index), ("y", raw.y)):
+        if array.size and array.dtype.kind not in "iu":
+            raise DataError(f"{raw.name}: {name} must hold integers, got {array.dtype}")
+    if raw.y.size and raw.y.min() < -1:
+        raise DataError(f"{raw.name}: labels are 0, 1, ... and -1 where there is none, got {raw.y.min()}")
     if not np.isfinite(raw.x).all():
         wrong = np.flatnonzero(~np.isfinite(raw.x).all(1))
         raise DataError(f"{raw.name}: features of {len(wrong)} nodes are NaN or infinite, the first is node {wrong[0]}")
@@ -301,6 +311,8 @@ def _masks(split: str, raw: RawGraph, seed: int, val_fraction: float, test_fract
     if split.startswith("fixed:"):
         return raw.numbered[int(split.partition(":")[2])]
     labelled = np.flatnonzero(raw.y >= 0)
+    if split == "per-class-30":
+        labelled = labelled[_largest_component(raw)[labelled]]
     order = np.random.default_rng(seed).permutation(labelled)
     if split in ("per-class", "per-class-30"):
         train = np.concatenate([order[raw.y[order] == label][:20] for label in np.unique(raw.y[labelled])])
@@ -319,6 +331,38 @@ def _masks(split: str, raw: RawGraph, seed: int, val_fraction: float, test_fract
     held_out, tested = round(val_fraction * len(order)), round(test_fraction * len(order))
     both = held_out + tested
     return _as_masks(len(raw.y), order[both:], order[:held_out], order[held_out:both])
+
+
+def _largest_component(raw: RawGraph) -> np.ndarray:
+    """Which nodes (N,) belong to the largest connected component."""
+    nodes = len(raw.x)
+    links = coo_matrix((np.ones(raw.edge_index.shape[1]), tuple(raw.edge_index)), shape=(nodes, nodes))
+    _, component = connected_components(links, directed=False)
+    return component == np.bincount(component).argmax()
+
+
+def _checked(masks: Masks, raw: RawGraph, split: str) -> Masks:
+    """The masks without the nodes that have no label.
+
+    Raises:
+        DataError: a mask that is none, a part without nodes, or nodes in several parts.
+    """
+    kept = []
+    for part, mask in zip(("train", "val", "test"), masks, strict=True):
+        if mask.shape != raw.y.shape or not (mask.dtype == bool or np.isin(mask, (0, 1)).all()):
+            raise DataError(
+                f"{raw.name}: the {part} mask of the split {split} must hold true or false for each of {len(raw.y)} "
+                f"nodes, got {mask.dtype} {mask.shape}"
+            )
+        kept.append(mask.astype(bool) & (raw.y >= 0))
+        if not kept[-1].any():
+            raise DataError(f"{raw.name}: the split {split} has no labelled node for {part}")
+    several = np.flatnonzero(np.sum(kept, axis=0) > 1)
+    if len(several):
+        raise DataError(
+            f"{raw.name}: {len(several)} nodes are in several parts of the split {split}, the first is {several[0]}"
+        )
+    return kept[0], kept[1], kept[2]
 
 
 def _as_masks(nodes: int, *parts: np.ndarray) -> Masks:
@@ -372,7 +416,11 @@ class GraphData:
 
     def preprocessing(self) -> dict[str, Any]:
         """What another graph needs to be read alike."""
-        return {"features": self.graph.num_features, "directed": self.source.directed}
+        return {
+            "features": self.graph.num_features,
+            "directed": self.source.directed,
+            "normalize": self.source.normalized,
+        }
 
 
 def _one_batch(mask: Tensor) -> DataLoader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchstone.data.augmentation import crops_at_random, resolve_augment, training_transform
@@ -69,22 +71,37 @@ def open_images(
         DataError: the data cannot be used; the message says what was found and what is expected.
         CallError: an option is out of range.
     """
-    size = _checked("size", size, SMALLEST_SIZE)
-    limit = _checked("limit", limit, 1)
-    loading = Loading(
-        batch_size=_checked("batch_size", batch_size, 1),
-        eval_batch_size=_checked("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1),
-        workers=_checked("workers", workers, 0),
-        seed=seed,
-    )
-    for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-        if not 0 < fraction < 1:
-            raise CallError(f"{name} must be between 0 and 1, exclusive; it is {fraction}")
+    size = checked_size(size)
+    loading = checked_loading(batch_size, eval_batch_size, workers, seed)
+    check_split(val_fraction, test_fraction, limit)
     if not isinstance(source, ImageSource):
         resolve_augment(augment, size or 32)  # a mistyped name should not wait for the data
         source = open_source(source, progress)
     splits = split(source, split_seed, val_fraction, test_fraction, limit)
     return ImageData(source, splits, size or default_size(source), augment, loading)
+
+
+def checked_size(size: int | None) -> Any:
+    """The side of images in pixels, or None for what suits the data."""
+    return _checked("size", size, SMALLEST_SIZE)
+
+
+def checked_loading(batch_size: int, eval_batch_size: int | None, workers: int, seed: int) -> Loading:
+    """How samples become batches, each number in its range."""
+    return Loading(
+        batch_size=_checked("batch_size", batch_size, 1),
+        eval_batch_size=_checked("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1),
+        workers=_checked("workers", workers, 0),
+        seed=seed,
+    )
+
+
+def check_split(val_fraction: float, test_fraction: float, limit: int | None) -> None:
+    """Refuse parts and limits out of range before data are opened."""
+    _checked("limit", limit, 1)
+    for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 < fraction < 1:
+            raise CallError(f"{name} must be between 0 and 1, exclusive; it is {fraction}")
 
 
 @dataclass(frozen=True)
@@ -272,9 +289,13 @@ class ImageData(LightningDataModule):
             num_workers=self.loading.workers,
             persistent_workers=self.loading.workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=Batch(self._preprocessing),
+            collate_fn=self.collate(),
             generator=torch.Generator(),  # or the loader would draw its workers' seed from the global generator
         )
+
+    def collate(self) -> Callable[[Sequence[Sample]], tuple[Tensor, Tensor]]:
+        """What makes a batch of samples."""
+        return Batch(self._preprocessing)
 
     def _process(self) -> tuple[int, int]:
         """(rank, number of processes) of the training that this module is attached to."""

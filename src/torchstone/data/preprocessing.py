@@ -76,13 +76,18 @@ def preprocess(images: AnyImage | Sequence[AnyImage], preprocessing: dict[str, A
         DataError: a file that is missing or is no image.
         CallError: keys of ``preprocessing`` are missing or unknown; no images.
     """
+    return Normalise(preprocessing)(pixels(images, preprocessing))
+
+
+def pixels(images: AnyImage | Sequence[AnyImage], preprocessing: dict[str, Any]) -> Tensor:
+    """Images as :func:`preprocess` takes them, resized and cut: uint8 (B, 3, size, size)."""
     if set(preprocessing) != set(KEYS):
         raise CallError(f"a preprocessing has the keys {', '.join(KEYS)}; this one has {', '.join(preprocessing)}")
     several: Sequence[Any] = [images] if isinstance(images, str | Path | bytes | Image.Image | np.ndarray) else images
     if not len(several):
         raise CallError("no images to preprocess")
     transform = evaluation_transform(preprocessing)
-    return Normalise(preprocessing)(torch.stack([transform(_picture(image)) for image in several]))
+    return torch.stack([transform(_picture(image)) for image in several])
 
 
 def _picture(image: AnyImage) -> Image.Image:

@@ -184,6 +184,12 @@ def _attention(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+@_counts("_scaled_dot_product_flash_attention_for_cpu_backward")
+def _attention_backward(gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    """Five products: the scores again, and the gradients of weights, values, queries and keys."""
+    return prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])
+
+
 # Messages -------------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +220,13 @@ def _conv_tbc(x: Shape, weight: Shape, *args: Any, out_shape: Shape, **kwargs: A
 @_counts("mkldnn_convolution", "_mps_convolution", "cudnn_convolution_relu", "cudnn_convolution_add_relu")
 def _convolution(x: Shape, weight: Shape, *args: Any, out_shape: Shape, **kwargs: Any) -> int:
     return out_shape[0] * prod(out_shape[2:]) * prod(weight)
+
+
+@_counts("convolution_backward", raw=True)
+def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> int:
+    """As much as the convolution for each of the gradients of input and weight; torch's own formula forgets groups."""
+    *_, transposed, _, _, wanted = args
+    return (x if transposed else gradient).numel() * weight[0].numel() * sum(map(bool, wanted[:2]))
 
 
 @_counts("deform_conv2d", namespace="torchvision")

@@ -124,7 +124,7 @@ def count_macs(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> MacCount:
     def meter() -> tuple[int, int]:
         return counter.get_total_flops() // 2, watch.activations
 
-    with evaluating(model), _plain_attention(), torch.inference_mode():
+    with evaluating(model), plain_attention(), torch.inference_mode():
         with module_walk(model, meter) as visits, watch, counter:
             forward(model, inputs)
         total, activations = meter()
@@ -172,7 +172,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
     """Attention layers take the path whose operators are counted, not the fused one."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

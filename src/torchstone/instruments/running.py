@@ -153,7 +153,8 @@ def deploy_form(model: nn.Module, *, inplace: bool = False) -> nn.Module | None:
     """The model's deploy form: the same function with fewer operations.
 
     A network, or the parts of it, say how by ``fuse()``, ``reparameterize()`` or ``switch_to_deploy()``: in place, or
-    by returning what is to stand in their place.
+    by returning what is to stand in their place. Parts that a transform put into a network which says how for itself
+    become again, by their ``restore()``, what that network knows.
 
     Args:
         model: any network.
@@ -171,6 +172,10 @@ def deploy_form(model: nn.Module, *, inplace: bool = False) -> nn.Module | None:
 def _deployed(module: nn.Module) -> nn.Module:
     method = _deploy_method(module)
     if method is not None:
+        for part in list(module.modules())[1:]:
+            restore = getattr(part, "restore", None)
+            if inspect.ismethod(restore):
+                restore()
         result = method()
         if isinstance(result, nn.Module) and result is not module:
             return result

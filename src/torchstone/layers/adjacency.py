@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -27,6 +28,8 @@ def check_graph(x: Tensor, edge_index: Tensor, in_channels: int, edge_weight: Te
     """
     if x.ndim != 2 or x.shape[1] != in_channels:
         raise ShapeError(f"expected node features (N, {in_channels}), got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ShapeError(f"expected node features of a floating-point type, got {x.dtype}")
     if edge_index.ndim != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
         raise ShapeError(f"expected edge_index (2, E) of int64, got {tuple(edge_index.shape)} of {edge_index.dtype}")
     if edge_weight is not None and edge_weight.shape != edge_index.shape[1:]:
@@ -39,8 +42,8 @@ def check_graph(x: Tensor, edge_index: Tensor, in_channels: int, edge_weight: Te
 
 
 def normalized_adjacency(
-    edge_index: Tensor, num_nodes: int, edge_weight: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    edge_index: Int[Tensor, "2 e"], num_nodes: int, edge_weight: Float[Tensor, " e"] | None = None
+) -> tuple[Int[Tensor, "2 l"], Float[Tensor, " l"]]:
     """Self-loops and symmetric normalisation: D^-1/2 (A + I) D^-1/2.
 
     A node that has a self-loop keeps its weight (the last one, if there are several); the others get one of weight 1.
@@ -76,7 +79,9 @@ def normalized_adjacency(
     return torch.stack([source, target]), scale[source] * weight * scale[target]
 
 
-def adjacency_matrix(edge_index: Tensor, edge_weight: Tensor, num_nodes: int) -> Tensor:
+def adjacency_matrix(
+    edge_index: Int[Tensor, "2 e"], edge_weight: Float[Tensor, " e"], num_nodes: int
+) -> Float[Tensor, "n n"]:
     """The sparse matrix (N, N) whose entry [i, j] is the weight of the edge j -> i; weights of equal edges add up."""
     return torch.sparse_coo_tensor(
         edge_index.flip(0), edge_weight, (num_nodes, num_nodes), check_invariants=False
@@ -98,7 +103,9 @@ class _SparseProduct(torch.autograd.Function):
         return torch.sparse.mm(transposed, gradient), None, None
 
 
-def propagate_hops(x: Tensor, edge_index: Tensor, edge_weight: Tensor, hops: int) -> Tensor:
+def propagate_hops(
+    x: Float[Tensor, "n c"], edge_index: Int[Tensor, "2 e"], edge_weight: Float[Tensor, " e"], hops: int
+) -> Float[Tensor, "n k c"]:
     """Repeated sums over neighbours: H_0 = x, H_k[i] = sum over edges j -> i of w_ji H_(k-1)[j].
 
     Args:
@@ -142,7 +149,7 @@ def _hops_by_matrix(x: Tensor, edge_index: Tensor, edge_weight: Tensor, hops: in
     return [step.to(x.dtype) for step in steps]
 
 
-def compressed(matrix: Tensor) -> Tensor:
+def compressed(matrix: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
     """A matrix in compressed rows (CSR); torch's warning that this layout is new stays out of the user's way."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
@@ -154,7 +161,7 @@ def is_sparse(x: Tensor) -> bool:
     return x.layout != torch.strided
 
 
-def sparse_dropout(x: Tensor, rate: float, training: bool) -> Tensor:
+def sparse_dropout(x: Float[Tensor, "n f"], rate: float, training: bool) -> Float[Tensor, "n f"]:
     """Dropout of features in compressed rows (CSR): of the stored elements, since zeros stay zeros anyway."""
     if not training or rate == 0:
         return x
@@ -162,7 +169,9 @@ def sparse_dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False)
 
 
-def sparse_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def sparse_linear(
+    x: Float[Tensor, "n f"], weight: Float[Tensor, "c f"], bias: Float[Tensor, " c"]
+) -> Float[Tensor, "n c"]:
     """``x weight^T + bias`` for features (N, F) in compressed rows (CSR) and a weight (C, F)."""
     with torch.autocast(x.device.type, enabled=False):
         return x @ weight.t() + bias

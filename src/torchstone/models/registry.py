@@ -42,14 +42,14 @@ def register_model(factory: F) -> F:
 
 def factories(key: str) -> dict[str, Factory]:
     """The factories that one system registers, by name."""
-    module = catalog.card(key).module
+    module = f"torchstone.{catalog.card(key).models_home.replace('/', '.')}"
     importlib.import_module(module)
     return {name: factory for name, factory in _factories.items() if factory.__module__.startswith(module)}
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """The names of our models that match a glob pattern, sorted."""
-    return sorted(fnmatch.filter(catalog.variants(), pattern))
+    return fnmatch.filter(catalog.networks(), pattern)
 
 
 def create_model(name: str, *, pretrained: bool | str | Path = False, **kwargs: Any) -> nn.Module:
@@ -105,13 +105,14 @@ def local_file(location: str) -> Path:
 
 
 def build_model(spec: str, *, pretrained: bool | str | Path = False, **kwargs: Any) -> nn.Module:
-    """Build a model of ours (``NAME``) or of another library: ``timm:NAME``, ``torchvision:NAME``, ``pyg:NAME``.
+    """Build a model of ours (``NAME``) or of another library: ``timm:NAME``, ``torchvision:NAME``,
+    ``pyg:NAME``, ``torch:NAME``.
 
     Args:
         spec: the model's name, with the library it comes from when it is not ours.
         pretrained: as in :func:`create_model`; for timm and torchvision True stands for their default weights.
-        **kwargs: ``num_classes``, ``in_chans`` (of graph models ``in_channels``, ``out_channels``) and the model's own
-            arguments.
+        **kwargs: ``num_classes``, ``in_chans`` (of graph models ``in_channels``, ``out_channels``; of sequence models
+            ``in_channels``, ``num_classes``, ``max_length``) and the model's own arguments.
 
     Raises:
         UnknownName: no such library or model; the nearest names are given.
@@ -119,7 +120,7 @@ def build_model(spec: str, *, pretrained: bool | str | Path = False, **kwargs: A
     library, _, name = spec.rpartition(":")
     if not library:
         return create_model(name, pretrained=pretrained, **kwargs)
-    builders = {"timm": _build_timm, "torchvision": _build_torchvision, "pyg": _build_pyg}
+    builders = {"timm": _build_timm, "torchvision": _build_torchvision, "pyg": _build_pyg, "torch": _build_torch}
     if library not in builders:
         raise unknown_name("library", library, builders)
     return builders[library](name, pretrained, kwargs)
@@ -130,6 +131,7 @@ def _build_timm(name: str, pretrained: bool | str | Path, kwargs: dict[str, Any]
 
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
+    _check_for_images(f"timm:{name}", kwargs)
     if isinstance(pretrained, bool):
         return timm.create_model(name, pretrained=pretrained, **kwargs)
     state = read_checkpoint(local_file(str(pretrained)))
@@ -146,6 +148,7 @@ def _build_torchvision(name: str, pretrained: bool | str | Path, kwargs: dict[st
 
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise unknown_name("torchvision model", name, torchvision.models.list_models(module=torchvision.models))
+    _check_for_images(f"torchvision:{name}", kwargs)
     if kwargs.pop("in_chans", 3) != 3:
         raise CallError(f"torchvision:{name} takes 3 channels only")
     if name in ("googlenet", "inception_v3"):
@@ -165,12 +168,28 @@ def _build_torchvision(name: str, pretrained: bool | str | Path, kwargs: dict[st
     return model
 
 
+def _check_for_images(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse what networks of graphs and sequences are built with."""
+    if "in_channels" in kwargs:
+        raise CallError(f"{name} is a network for images; it takes neither sequences nor graphs")
+
+
 def _build_pyg(name: str, pretrained: bool | str | Path, kwargs: dict[str, Any]) -> nn.Module:
     from torchstone.models.graph.peers import build_peer
 
+    return _with_weights(f"pyg:{name}", build_peer(name, **kwargs), pretrained)
+
+
+def _build_torch(name: str, pretrained: bool | str | Path, kwargs: dict[str, Any]) -> nn.Module:
+    from torchstone.models.sequence.peers import build_peer
+
+    return _with_weights(f"torch:{name}", build_peer(name, **kwargs), pretrained)
+
+
+def _with_weights(name: str, model: nn.Module, pretrained: bool | str | Path) -> nn.Module:
+    """A peer that has no released weights, with those of a file."""
     if pretrained is True:
-        raise CallError(f"there are no released weights of pyg:{name}")
-    model = build_peer(name, **kwargs)
+        raise CallError(f"there are no released weights of {name}")
     if pretrained:
         state = read_checkpoint(local_file(str(pretrained)))
         check_layout(model, state)
@@ -264,9 +283,10 @@ def register_with_timm() -> dict[str, str]:
 
     names = {}
     for card in catalog.cards().values():
-        if card.room != "models/image":
+        if card.models_room != "models/image":
             continue
-        for name, factory in factories(card.key).items():
+        for name in [variant.name for variant in card.networks]:
+            factory = factories(card.key)[name]
             theirs = timm.is_model(name) and not name.startswith("ts_") and not _is_ours(name)
             names[name] = f"ts_{name}" if theirs else name
             if not _is_ours(names[name]):

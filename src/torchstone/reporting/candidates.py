@@ -1,11 +1,12 @@
 """Candidates of a comparison: how they are written, and what a written one stands for.
 
     candidate = [ method "+" ] model { "+" transform }       steps in the order they run
-    model     = [ library ":" ] name [ "@" weights ]          library: timm, torchvision, pyg; without one it is ours
+    model     = [ library ":" ] name [ "@" weights ]          library: timm, torchvision, pyg, torch; else it is ours
     method, transform = name { ":" key "=" value }
     weights   = "pretrained" | file | run directory | URL
 
-PyTorch Geometric's networks (gcn, gat, ...) need no ``pyg:`` before them. A model's name may be a glob (``*_mini32``,
+PyTorch Geometric's networks (gcn, gat, ...) need no ``pyg:`` before them; PyTorch's own sequence networks are
+``torch:transformer``, ``torch:lstm`` and ``torch:gru``. A model's name may be a glob (``*_mini32``,
 ``timm:resnet1*``), which stands for one candidate per model that matches.
 """
 
@@ -22,12 +23,17 @@ from typing import Any
 from torchstone import catalog
 from torchstone.errors import CallError, unknown_name
 from torchstone.reporting.results import STARTS
+from torchstone.training.recipe import TransformSpec
+from torchstone.transforms.contract import check_options
 
-LIBRARIES = ("timm", "torchvision", "pyg")
+LIBRARIES = ("timm", "torchvision", "pyg", "torch")
 PRETRAINED = "pretrained"
 
 GRAPH_PEERS = ("appnp", "gat", "gcn", "gin", "sage")
 """Networks of PyTorch Geometric that are known without ``pyg:``."""
+
+SEQUENCE_PEERS = ("gru", "lstm", "transformer")
+"""Sequence networks of PyTorch, after ``torch:``."""
 
 _PREFIXES = tuple(f"{library}:" for library in LIBRARIES)
 _GLOB = re.compile(r"[*?\[]")
@@ -65,8 +71,13 @@ class Candidate:
 
     @property
     def source(self) -> str:
-        """Where the model comes from: ``torchstone``, ``timm``, ``torchvision`` or ``pyg``."""
+        """Where the model comes from: ``torchstone``, ``timm``, ``torchvision``, ``pyg`` or ``torch``."""
         return self.model.rpartition(":")[0] or "torchstone"
+
+    @property
+    def steps(self) -> tuple[TransformSpec, ...]:
+        """The transforms as a recipe takes them."""
+        return tuple(TransformSpec(step.name, dict(step.options)) for step in self.transforms)
 
     @property
     def card(self) -> catalog.Card | None:
@@ -141,7 +152,7 @@ def _parse(text: str) -> list[Candidate]:
     transforms = []
     for part in after:
         with _placed(text, part):
-            transforms.append(_step("transform", part.text))
+            transforms.append(parse_transform(part.text))
     written = model.text.partition("@")[0]
     return [
         Candidate(
@@ -195,6 +206,16 @@ def _look_up(kind: str, name: str) -> str:
     return name
 
 
+def parse_transform(text: str) -> Step:
+    """Read a transform with its options, ``name:key=value:...``.
+
+    Raises:
+        UnknownName: no such transform or option; the nearest are given.
+        CallError: a malformed option.
+    """
+    return _step("transform", text)
+
+
 def _step(kind: str, text: str) -> Step:
     from torchstone.training.recipe import parse_yaml
 
@@ -210,6 +231,7 @@ def _step(kind: str, text: str) -> Step:
         values[key] = parse_yaml(value, f"option {key} of {name}")
         if not isinstance(values[key], bool | int | float | str):
             raise CallError(f"option {key} of {name} is {value!r}; it must be a number, true, false or text")
+    check_options(name, values)
     return Step(name, tuple(values.items()))
 
 
@@ -246,7 +268,8 @@ def _names(library: str) -> list[str]:
         from torchvision import models
 
         return models.list_models(module=models)
-    return list(GRAPH_PEERS) if library == "pyg" else sorted(catalog.variants())
+    peers = {"pyg": GRAPH_PEERS, "torch": SEQUENCE_PEERS}
+    return list(peers[library]) if library in peers else catalog.networks()
 
 
 def _has(library: str, name: str) -> bool:
@@ -289,6 +312,8 @@ def _missing_weights(candidate: Candidate) -> str:
         return "" if len(models.get_model_weights(name)) else "torchvision has none for it"
     if candidate.source == "pyg":
         return "PyTorch Geometric has none for it"
+    if candidate.source == "torch":
+        return "PyTorch has none for it"
     assert candidate.card is not None
     variant = candidate.card.variant(name)
     if variant.weights:

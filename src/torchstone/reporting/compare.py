@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from torchstone import __version__, environment
 from torchstone.errors import CallError, WorkError, WriteFailed
-from torchstone.files import write_text
+from torchstone.files import read_json, write_json, write_text
+from torchstone.instruments.description import ModelDescription
 from torchstone.reporting import words
 from torchstone.reporting.candidates import Candidate, parse_candidates
 from torchstone.reporting.limits import Limit, parse_limits
@@ -37,11 +39,14 @@ from torchstone.reporting.measuring import Measurement, failure_reason, measure
 from torchstone.reporting.methods import describe, pretraining_recipe
 from torchstone.reporting.ranking import judge
 from torchstone.reporting.results import CURVES, CandidateResult, Comparison, SeedRun, Trial
+from torchstone.seeding import seed_everything_at
 from torchstone.training.devices import resolve_device
 from torchstone.training.fit import Evaluation, FitProgress, RunResult, evaluate, fit, identity
 from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
 from torchstone.training.runs import locked_folder
 from torchstone.training.tasks import Task, get_task, task_of
+from torchstone.training.transforming import TransformedDescription, transform_for
+from torchstone.transforms.contract import Plan
 
 PRETRAINED_FACTOR = 0.1
 """Weights that were trained already move by smaller steps."""
@@ -126,9 +131,6 @@ def compare(
         if value is not None and value < 1:
             raise CallError(f"{name} must be at least 1, got {value}")
     candidates, notes = parse_candidates(models, start)
-    for candidate in candidates:
-        if candidate.transforms:
-            raise CallError(f"{candidate.name}: compare does not run transforms")
     if pretrain_epochs is not None and not any(candidate.method for candidate in candidates):
         raise CallError("pretrain_epochs is for candidates with a method (method+model); there is none")
     budget = parse_limits(limits or {})
@@ -218,7 +220,11 @@ class _Plan:
     def recipe(self, candidate: Candidate, lr: float, seed: int, pretrained: Path | None = None) -> Recipe:
         """The recipe of a run; ``pretrained`` is the run of the candidate's method that it starts from."""
         return Recipe(
-            model=ModelSpec(candidate.model, weights=str(pretrained) if pretrained else candidate.weights),
+            model=ModelSpec(
+                candidate.model,
+                weights=str(pretrained) if pretrained else candidate.weights,
+                transforms=candidate.steps,
+            ),
             data=self.data_spec,
             train=replace(self.protocol, lr=lr),
             task=self.task.name,
@@ -308,8 +314,9 @@ class _Work:
         for note in notes:
             self.report(news=note)
         plan = self.plan
+        descriptions, failures = self.descriptions()
         measured = measure(
-            {one.name: plan.task.description(one.model, plan.data) for one in self.candidates},
+            descriptions,
             num_classes=len(plan.data.classes),
             batch_size=plan.task.training_batch(plan.protocol),
             batch_sizes=plan.task.batch_sizes,
@@ -318,7 +325,8 @@ class _Work:
             file=plan.folder / "costs.json",
             tell=self.begin,
         )
-        self.report(news=f"costs of {len(measured)} candidates measured")
+        measured |= failures
+        self.report(news=f"costs of {len(descriptions)} candidates measured")
         for index, candidate in enumerate(self.candidates, 1):
             self.results.append(self.result(candidate, measured[candidate.name]))
             self.epochs_done = sum(plan.epochs_of(done) for done in self.candidates[:index])
@@ -326,6 +334,37 @@ class _Work:
             comparison.write(plan.folder)
             self.report(news=_news(comparison.candidates[-1], plan.task.metric))
         return comparison
+
+    def descriptions(self) -> tuple[dict[str, ModelDescription], dict[str, Measurement]]:
+        """What the cost of each candidate is measured on, and the candidates whose transforms cannot be done."""
+        described, failures = {}, {}
+        for candidate in self.candidates:
+            description = self.plan.task.description(candidate.model, self.plan.data)
+            if candidate.transforms:
+                try:
+                    description = TransformedDescription.of(description, self.transform_plans(candidate))
+                except _Failed as failure:
+                    failures[candidate.name] = Measurement(failed=str(failure))
+                    continue
+            described[candidate.name] = description
+        return described, failures
+
+    def transform_plans(self, candidate: Candidate) -> list[Plan]:
+        """What the transforms of a candidate decide with seed 0, done once and kept."""
+        plan = self.plan
+        lr = learning_rates(candidate, 1, plan.protocol.batch_size, plan.task.peer_lr)[0]
+        recipe = plan.recipe(candidate, lr, seed=0)
+        file = plan.candidate_folder(candidate) / f"plans-{identity(recipe, plan.data.fingerprint)[:8]}.json"
+        if file.is_file():
+            return read_json(file)
+        self.begin(f"{candidate.name}, transforms")
+        with self.failing(candidate, self.doing), isolate_rng():
+            seed_everything_at("weights", 0)
+            model = plan.task.build_model(recipe.model, plan.data, recipe.train)
+            plans = transform_for(recipe, model, plan.task, plan.data, resolve_device(plan.device)).plans
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, plans)
+        return plans
 
     # --- progress
 

@@ -65,6 +65,8 @@ def system_page(key: str) -> str:
         lines += ["", "## Parts", "", *(f"- {part}" for part in card.parts)]
     if card.claim:
         lines += ["", "## The claim, checked", "", f"{card.claim.text} **It {HOLDS[card.claim.holds]}.**", ""]
+        if card.claim.figure:
+            lines += [f"![{card.claim.text}](../images/{card.claim.figure})", ""]
         lines += [f"Measured by `{card.claim.command}`:", "", *_result(card.claim.result)]
     for name, file in card.results.items():
         lines += ["", f"## Measured: {name}", "", *_result(file)]
@@ -94,6 +96,11 @@ def _result(name: str) -> list[str]:
 
 
 def _flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """Rows of a result's names and values; a median with its spread is one row."""
+    if isinstance(value, dict) and value.keys() == {"median", "low", "high"}:
+        return [(path, f"{value['median']:.4g} ({value['low']:.4g} to {value['high']:.4g})")]
+    if isinstance(value, bool):
+        return [(path, "yes" if value else "no")]
     if isinstance(value, dict):
         return [row for key, item in value.items() for row in _flatten(item, f"{path} / {key}" if path else str(key))]
     if isinstance(value, float):

@@ -30,7 +30,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchstone import __version__
 from torchstone.errors import CallError
@@ -52,6 +52,8 @@ from torchstone.training.runs import (
 )
 from torchstone.training.supervised import Trainable
 from torchstone.training.tasks import Task, TaskData, get_task
+from torchstone.training.transforming import check_sync_batchnorm, replay_all, transform_for
+from torchstone.transforms.contract import Plan, check_options
 
 __all__ = ["Evaluation", "FitProgress", "RunResult", "evaluate", "fit", "identity"]
 
@@ -158,8 +160,11 @@ def fit(
         if name not in measured:
             raise CallError(f"expect.{name} is not measured; valid: {', '.join(measured)}")
     recipe = resolved(recipe, task.sources)
+    for step in recipe.model.transforms:
+        check_options(step.name, step.args)
     processes = Processes.detect(devices)
     where = resolve_device(device)
+    check_sync_batchnorm(recipe.model.transforms, _shares_batchnorm(recipe.train, processes, where.type))
     check_strategy(where, processes, strategy)
     if strategy == "fsdp" and recipe.train.clip_grad is not None:
         raise CallError("train.clip_grad does not work with strategy fsdp: Lightning cannot clip sharded gradients")
@@ -182,12 +187,14 @@ def fit(
         if not run.finished:
             seed_everything_at("weights", recipe.seed)
             model = task.build_model(recipe.model, data, recipe.train)
+            model, plans = _transformed(model, recipe, task, data, run, where)
             module = task.module(model, recipe, data)
             if processes.first:
                 run.begin(
                     recipe,
                     facts,
                     model_args=task.all_model_args(recipe.model, data, recipe.train),
+                    plans=plans,
                     classes=data.classes,
                     preprocessing=data.preprocessing(),
                     data=data.describe(),
@@ -196,6 +203,24 @@ def fit(
             options = trainer_options(where, processes, strategy, unused)
             trained = _train(module, data, recipe, run, task, processes, options, progress)
     return _result(run, recipe, task, identity(recipe, data.fingerprint), trained)
+
+
+def _shares_batchnorm(train: TrainSpec, processes: Processes, accelerator: str) -> bool:
+    """Whether processes share batch statistics."""
+    return train.sync_batchnorm and processes.world > 1 and accelerator == "cuda"
+
+
+def _transformed(
+    model: nn.Module, recipe: Recipe, task: Task, data: Any, run: RunDirectory, device: torch.device
+) -> tuple[nn.Module, list[Plan]]:
+    """The network after the recipe's transforms, and their plans; a run with a checkpoint has its plans already, and
+    the weights that go with them in the checkpoint."""
+    if not recipe.model.transforms:
+        return model, []
+    if run.checkpoint.is_file():
+        return replay_all(model, run.plans()), run.plans()
+    result = transform_for(recipe, model, task, data, device)
+    return result.model, result.plans
 
 
 def _train(
@@ -222,7 +247,7 @@ def _train(
             limit_train_batches=module.steps_per_epoch * train.accumulate,
             accumulate_grad_batches=train.accumulate,
             gradient_clip_val=train.clip_grad,
-            sync_batchnorm=train.sync_batchnorm and processes.world > 1 and options["accelerator"] == "cuda",
+            sync_batchnorm=_shares_batchnorm(train, processes, options["accelerator"]),
             use_distributed_sampler=False,
             callbacks=[_Epochs(run, task, train, done, progress if processes.first else None)],
             default_root_dir=run.path,

@@ -28,6 +28,24 @@ def undecayed_parameters(model: nn.Module) -> frozenset[str]:
     )
 
 
+def parameter_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What modules say of their own parameters in ``parameter_settings()``, by the parameters' full names.
+
+    A setting may have ``lr``, an absolute learning rate that follows the recipe's schedule (None is the recipe's), and
+    ``weight_decay`` 0.
+    """
+    return {
+        _bare(f"{prefix}.{name}" if prefix else name): setting
+        for prefix, module in model.named_modules()
+        for name, setting in getattr(module, "parameter_settings", dict)().items()
+    }
+
+
+def _bare(name: str) -> str:
+    """A parameter's name without what sharding adds to it."""
+    return name.replace("_fsdp_wrapped_module.", "")
+
+
 def learning_rate_scales(model: nn.Module, train: TrainSpec) -> dict[str, float]:
     """Factor of the learning rate for every parameter of a network, by ``train.layer_decay``; empty when that is 1.
 
@@ -88,12 +106,16 @@ def create_optimizer(
         CallError: a setting that this optimizer does not have.
     """
     check_optimizer(train)
+    own = parameter_settings(model)
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            name = name.replace("_fsdp_wrapped_module.", "")
-            key = name not in undecayed, (scales or {}).get(name, 1.0)
-            groups.setdefault(key, []).append(parameter)
+            name = _bare(name)
+            setting = own.get(name, {})
+            decays = name not in undecayed and setting.get("weight_decay") != 0
+            rate = setting.get("lr")
+            scale = (scales or {}).get(name, 1.0) if rate is None else rate / train.lr
+            groups.setdefault((decays, scale), []).append(parameter)
     settings: dict[str, Any] = dict(train.optimizer_args)
     clips_mixed = train.clip_grad is not None and train.precision != "32-true"  # Lightning refuses that when fused
     if get_optimizer_info(_base(train.optimizer)).opt_class in _FUSED and not clips_mixed:

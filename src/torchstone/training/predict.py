@@ -1,4 +1,4 @@
-"""Classifying images, or the nodes of a graph, with a trained run or with a model and its weights.
+"""Classifying images, whole or as sequences, or the nodes of a graph, with a trained run or a model and its weights.
 
 predict("runs/digits", ["scan.png"])
 predict("timm:resnet18@pretrained", ["photos/"])
@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from torchstone.data.folders import EXTENSIONS
 from torchstone.data.graphs import read_graph
 from torchstone.data.preprocessing import preprocess
+from torchstone.data.sequences import preprocess_sequences
 from torchstone.errors import CallError, DataError
+from torchstone.files import read_json
 from torchstone.models.pretrained import read_checkpoint
 from torchstone.models.registry import build_model
 from torchstone.training.devices import resolve_device
 from torchstone.training.recipe import ModelSpec
 from torchstone.training.runs import load_run, read_info
+from torchstone.transforms.saving import load_model
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ class Classifier:
         model: in eval mode.
         classes: name of each logit.
         preprocessing: how an image becomes its input.
+        prepare: makes the input of images and the preprocessing.
     """
 
     model: nn.Module
     classes: list[str]
     preprocessing: dict[str, Any]
+    prepare: Callable[[Path, dict[str, Any]], Tensor] = preprocess
 
 
 def predict(
@@ -75,7 +80,8 @@ def predict(
     """Classify images or, with a run that was trained on a graph, all nodes of graphs.
 
     Args:
-        run_or_model: a run directory, or ``MODEL@WEIGHTS`` where the weights are ``pretrained``, a file or a URL.
+        run_or_model: a run directory, a transformed model's folder, or ``MODEL@WEIGHTS`` where the weights are
+            ``pretrained``, a file or a URL.
         paths: image files, and folders whose images are all taken; or graphs (see :mod:`torchstone.data.graphs`), whose
             nodes need no labels.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -92,14 +98,15 @@ def predict(
     if batch_size < 1 or top < 1:
         raise CallError(f"batch_size and top must be positive integers, got {batch_size} and {top}")
     where = resolve_device(device)
-    if Path(run_or_model).is_dir() and read_info(run_or_model).recipe.task == "node-classification":
+    folder = Path(run_or_model).is_dir() and not is_transformed(run_or_model)
+    if folder and read_info(run_or_model).recipe.task == "node-classification":
         return _predict_nodes(run_or_model, paths, where, top, progress)
     images = find_images(paths)
     classifier = load_classifier(run_or_model)
     model = classifier.model.to(where)
     predictions: list[Prediction] = []
     with torch.inference_mode():
-        for batch in _batches(images, classifier.preprocessing, batch_size):
+        for batch in _batches(images, classifier, batch_size):
             readable = [inputs for inputs in batch if isinstance(inputs, Tensor)]
             likely = iter(_most_probable(model, [torch.stack(readable).to(where)], top) if readable else [])
             for inputs in batch:
@@ -146,12 +153,12 @@ def _most_probable(model: nn.Module, inputs: Sequence[Tensor], top: int) -> Iter
         yield list(zip(*row, strict=True))
 
 
-def _batches(images: list[Path], preprocessing: dict[str, Any], batch_size: int) -> Iterator[list[Tensor | str]]:
-    """Batches of prepared images (3, H, W), with the reason in place of one that cannot be read."""
+def _batches(images: list[Path], classifier: Classifier, batch_size: int) -> Iterator[list[Tensor | str]]:
+    """Batches of prepared images, with the reason in place of one that cannot be read."""
 
     def prepare(path: Path) -> Tensor | str:
         try:
-            return preprocess(path, preprocessing)[0]
+            return classifier.prepare(path, classifier.preprocessing)[0]
         except DataError as error:
             return str(error)
 
@@ -189,13 +196,17 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
         CallError: no such run, model or weights; a model without weights.
     """
     if Path(run_or_model).is_dir():
+        if is_transformed(run_or_model):
+            told = [_side_file(Path(run_or_model), name) for name in ("classes.json", "preprocessing.json")]
+            return Classifier(load_model(run_or_model), *told)
         model, info = load_run(run_or_model)
         if info.recipe.method is not None:
             raise CallError(
                 f"{run_or_model} is a pre-training run, whose network has no classifier yet: train one from it "
                 f"(model.weights={run_or_model}), or torchstone probe {run_or_model}"
             )
-        return Classifier(model, info.classes, info.preprocessing)
+        prepare = preprocess_sequences if info.recipe.task == "sequence-classification" else preprocess
+        return Classifier(model, info.classes, info.preprocessing, prepare)
     name, _, weights = str(run_or_model).partition("@")
     if not weights:
         raise CallError(
@@ -211,6 +222,17 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
     if trained_for != model.num_classes:  # the weights have another classifier, which was left out
         model = build_model(name, pretrained=spec.pretrained, num_classes=trained_for).eval()
     return Classifier(model, *_timm_facts(model))
+
+
+def is_transformed(folder: str | Path) -> bool:
+    """Whether a folder holds a model that ``transform`` wrote, which is no run."""
+    return (Path(folder) / "report.json").is_file()
+
+
+def _side_file(folder: Path, name: str) -> Any:
+    if not (folder / name).is_file():
+        raise CallError(f"{folder} was made from a model without weights or data: there is no {name} to predict with")
+    return read_json(folder / name)
 
 
 def _torchvision_classes(spec: ModelSpec) -> dict[str, int]:

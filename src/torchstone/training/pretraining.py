@@ -162,7 +162,11 @@ class Pretraining(Task):
 def objective(recipe: Recipe) -> Task:
     """What a recipe trains for: its task, or its method on the task's data."""
     task = get_task(recipe.task)
-    return task if recipe.method is None else Pretraining(task, recipe.method)
+    if recipe.method is None:
+        return task
+    if recipe.model.transforms:
+        raise CallError("model.transforms: a method trains the network as it is; transform what starts from its run")
+    return Pretraining(task, recipe.method)
 
 
 def load_method(run: str | Path) -> tuple[Method, RunInfo]:

@@ -80,6 +80,7 @@ _KEYWORDS = _Rule(
     "a mapping of argument names to values",
     lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value),
 )
+_STEPS = _Rule("a list of {name, args}", lambda value: isinstance(value, (list, tuple)))
 _BOUNDS = _Rule(
     "a mapping of metrics to numbers",
     lambda value: isinstance(value, dict) and all(isinstance(k, str) and _is_number(v) for k, v in value.items()),
@@ -136,14 +137,30 @@ def _unknown_key(path: str, valid: Iterable[str]) -> UnknownName:
 
 
 @dataclass(frozen=True)
+class TransformSpec(_Checked):
+    """What is done to the network before it is trained.
+
+    Args:
+        name: a transform's key.
+        args: its options.
+    """
+
+    section: ClassVar[str] = "model.transforms"
+
+    name: str = _key(_NAME)
+    args: Mapping[str, Any] = _key(_KEYWORDS, dict)
+
+
+@dataclass(frozen=True)
 class ModelSpec(_Checked):
     """Which network is trained.
 
     Args:
-        name: a model of ours, ``timm:NAME`` or ``torchvision:NAME``.
+        name: a model of ours, ``timm:NAME``, ``torchvision:NAME``, ``pyg:NAME`` or ``torch:NAME``.
         args: the network's own arguments.
         weights: None (from scratch), ``"pretrained"`` (the released weights), a file's path or URL, or the directory of
             a finished run of the same network; a classifier for other classes, or none, starts anew.
+        transforms: done to the network, with its weights, in this order: a list of ``{name, args}``.
     """
 
     section: ClassVar[str] = "model"
@@ -151,6 +168,12 @@ class ModelSpec(_Checked):
     name: str = _key(_NAME)
     args: Mapping[str, Any] = _key(_KEYWORDS, dict)
     weights: str | None = _key(_or_null(_NAME), None)
+    transforms: tuple[TransformSpec, ...] = _key(_STEPS, ())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        steps = (step if isinstance(step, TransformSpec) else TransformSpec.from_dict(step) for step in self.transforms)
+        object.__setattr__(self, "transforms", tuple(steps))
 
     @property
     def pretrained(self) -> bool | str:
@@ -197,6 +220,7 @@ class DataSpec(_Checked):
         split: of a graph's nodes: ``public``, ``fixed:K``, ``per-class``, ``per-class-30`` or ``random``, see
             :func:`torchstone.data.graphs.open_graph`; ``auto`` takes what the source brings.
         directed: keep the directions of a graph's edges; otherwise the missing reverse edges are added.
+        normalize: divide each row of a graph's features by its sum; None does so if no feature is negative.
     """
 
     section: ClassVar[str] = "data"
@@ -211,6 +235,7 @@ class DataSpec(_Checked):
     limit: int | None = _key(_or_null(_POSITIVE_INTEGER), None)
     split: str = _key(_NAME, "auto")
     directed: bool = _key(_FLAG, False)
+    normalize: bool | None = _key(_or_null(_FLAG), None)
 
 
 @dataclass(frozen=True)
@@ -371,6 +396,7 @@ class Recipe(_Checked):
     def to_dict(self) -> dict[str, Any]:
         """The recipe with every key resolved, in the order it is read best."""
         content = dataclasses.asdict(self)
+        content["model"]["transforms"] = list(content["model"]["transforms"])
         order = ("about", "task", "model", "method", "data", "train", "seed", "expect")
         return {name: content[name] for name in order if content[name] is not None}
 

@@ -2,7 +2,7 @@
 
     identity.json      what the run is: model, protocol, data fingerprint, seed, package version, and their hash
     recipe.yaml        the recipe, every key resolved
-    model.json         the network: name and arguments
+    model.json         the network: name, arguments, and the plans of its transforms
     classes.json       names of the classes
     preprocessing.json how inputs are prepared
     data.json          splits and sizes
@@ -26,7 +26,7 @@ import hashlib
 import json
 import pickle
 import sys
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,12 +36,13 @@ import torch
 from torch import Tensor, nn
 
 from torchstone import __version__, environment
+from torchstone.data.sequences import COLOUR, GREY
 from torchstone.errors import CallError
 from torchstone.files import append_jsonl, read_json, write_json, write_text, writing
 from torchstone.methods.registry import method_module
-from torchstone.models.pretrained import read_checkpoint
-from torchstone.models.registry import build_model
 from torchstone.training.recipe import ModelSpec, Recipe, dump_yaml, parse_yaml
+from torchstone.transforms.contract import Plan
+from torchstone.transforms.saving import copies, load_model, structure
 
 # --- identity
 
@@ -58,6 +59,8 @@ def identity_facts(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     for name in ("source", "workers"):
         del facts["data"][name]
     del facts["train"]["checkpoint_epochs"]
+    if not facts["model"]["transforms"]:
+        del facts["model"]["transforms"]
     facts["data"]["fingerprint"] = data_fingerprint
     weights = local_weights(recipe.model)
     if weights is not None:
@@ -244,6 +247,7 @@ class RunDirectory:
         facts: Mapping[str, Any],
         *,
         model_args: Mapping[str, Any],
+        plans: Sequence[Plan] = (),
         classes: list[str],
         preprocessing: Mapping[str, Any],
         data: Mapping[str, Any],
@@ -251,7 +255,7 @@ class RunDirectory:
         """Write what describes the run. Writing it again, after a kill, changes nothing but the environment."""
         write_json(self.path / "identity.json", {"identity": _hash(facts), "facts": facts})
         write_text(self.path / "recipe.yaml", dump_yaml(recipe.to_dict()))
-        write_json(self.path / "model.json", {"task": recipe.task, "name": recipe.model.name, "args": dict(model_args)})
+        write_json(self.path / "model.json", {"task": recipe.task, **structure(recipe.model.name, model_args, plans)})
         write_json(self.path / "classes.json", classes)
         write_json(self.path / "preprocessing.json", preprocessing)
         write_json(self.path / "data.json", data)
@@ -259,6 +263,10 @@ class RunDirectory:
 
     def append(self, *rows: dict[str, Any]) -> None:
         append_jsonl(self.metrics, *rows)
+
+    def plans(self) -> list[Plan]:
+        """The plans of the network's transforms, as :meth:`begin` wrote them."""
+        return self._read("model.json").get("plans", [])
 
     def resume(self) -> int:
         """Bring the directory to its last finished epoch: cut the metrics back to the checkpoint.
@@ -283,9 +291,8 @@ class RunDirectory:
     def keep(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Write the final weights: name of a file, without ``.safetensors`` -> state dict."""
         for part, state in parts.items():
-            copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
             with writing(self.path / f"{part}.safetensors") as file:
-                file.write(safetensors.torch.save(copies))
+                file.write(safetensors.torch.save(copies(state)))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result, after all else."""
@@ -379,11 +386,7 @@ def load_run(path: str | Path) -> tuple[nn.Module, RunInfo]:
         CallError: not a finished run, or its weights are truncated.
     """
     info = read_info(path)
-    run = RunDirectory(path)
-    spec = run.network()
-    model = build_model(spec["name"], **spec["args"])
-    model.load_state_dict(read_checkpoint(run.weights))
-    return model.eval(), info
+    return load_model(info.path), info
 
 
 def resolved(recipe: Recipe, named_sources: Container[str]) -> Recipe:
@@ -394,8 +397,10 @@ def resolved(recipe: Recipe, named_sources: Container[str]) -> Recipe:
         named_sources: data sources that are names, whatever folders of that name there are.
     """
     data, model = recipe.data, recipe.model
-    if data.source not in named_sources and Path(data.source).exists():
-        data = dataclasses.replace(data, source=str(Path(data.source).resolve()))
+    reading = next((prefix for prefix in (COLOUR, GREY) if data.source.startswith(prefix)), "")
+    path = Path(data.source.removeprefix(reading))
+    if data.source not in named_sources and path.exists():
+        data = dataclasses.replace(data, source=f"{reading}{path.resolve()}")
     if model.local is not None:
         model = dataclasses.replace(model, weights=str(model.local.resolve()))
     return dataclasses.replace(recipe, data=data, model=model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from torchstone.data.graphs import SOURCES as GRAPH_SOURCES
 from torchstone.data.graphs import GraphData, open_graph
 from torchstone.data.images import ImageData, open_images
+from torchstone.data.sequences import SEQUENCE_SOURCES, SequenceData, is_sequence_source, open_sequences
 from torchstone.data.sources import IMAGE_SOURCES
 from torchstone.errors import CallError, unknown_name
 from torchstone.instruments.description import GraphDescription, ModelDescription
@@ -98,6 +99,12 @@ class Task(ABC):
     @abstractmethod
     def probe_inputs(self, data: Any, batch_size: int) -> tuple[Tensor, ...]:
         """Inputs of the right shape, to measure a model's cost."""
+
+    def training_pairs(self, data: Any) -> Iterator[tuple[Any, Any]]:
+        """The training batches (inputs, target) of the first epoch, for whatever learns from data before training."""
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(0)
+        return iter(loader)
 
     def description(self, spec: str, data: Any) -> ModelDescription:
         """A model and its inputs as something that another process can measure the cost of."""
@@ -191,7 +198,7 @@ class ImageClassification(Task):
     sources = IMAGE_SOURCES
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> ImageData:
-        _refuse("data", data, ("split", "directed"), "graphs", "images")
+        _refuse("data", data, ("split", "directed", "normalize"), "graphs", "images")
         return open_images(
             data.source if source is None else source,
             size=data.size,
@@ -246,8 +253,9 @@ class NodeClassification(Task):
         return source.lower() in self.sources or source.endswith(".npz")
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphData:
-        _refuse("data", data, ("size", "workers", "augment", "limit"), "images", "a graph, which is one batch")
-        _refuse("train", train, ("accumulate", "loss", "mixup", "cutmix"), "images", "a graph, which is one batch")
+        given = "a graph, which is one batch"
+        _refuse("data", data, ("size", "workers", "augment", "limit"), "images", given)
+        _refuse("train", train, ("batch_size", "accumulate", "loss", "mixup", "cutmix"), "images", given)
         if source is not None:
             return GraphData(source)
         return GraphData(
@@ -257,6 +265,7 @@ class NodeClassification(Task):
                 split_seed=data.split_seed,
                 val_fraction=data.val_fraction,
                 test_fraction=data.test_fraction,
+                normalize=data.normalize,
                 directed=data.directed,
             )
         )
@@ -271,6 +280,11 @@ class NodeClassification(Task):
         if batch_size != 1:
             raise CallError(f"a graph is one batch, got a batch size of {batch_size}")
         return data.graph.x, data.graph.edge_index
+
+    def training_pairs(self, data: GraphData) -> Iterator[tuple[Any, Any]]:
+        """One batch: the inputs, and the labels (N,) with -1 for nodes that are not trained on."""
+        (mask,) = data.train_dataloader()
+        return iter([((data.graph.x, data.graph.edge_index), data.graph.y.masked_fill(~mask, -1))])
 
     def description(self, spec: str, data: GraphData) -> GraphDescription:
         graph = data.graph
@@ -299,6 +313,63 @@ class NodeClassification(Task):
         return (outputs.argmax(1) == targets).float()
 
 
+class SequenceClassification(Task):
+    """Sequences to one of a fixed list of classes: pixels of images in raster order.
+
+    A model takes ``in_channels``, ``num_classes`` and ``max_length`` and maps (B, L, in_channels) to logits.
+    """
+
+    name = "sequence-classification"
+    metric = "accuracy"
+    maximize = True
+    error_view = "confusion"
+    peer_lr = 2e-3
+    sources = SEQUENCE_SOURCES
+
+    def recognises(self, source: str) -> bool:
+        return is_sequence_source(source)
+
+    def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> SequenceData:
+        _refuse("data", data, ("split", "directed", "normalize"), "graphs", "sequences")
+        _refuse("train", train, ("mixup", "cutmix"), "images", "sequences")
+        if data.augment not in ("auto", "none"):
+            raise CallError(f"data.augment={data.augment} is for images; sequences are not augmented: remove it")
+        return open_sequences(
+            data.source,
+            opened=source,
+            size=data.size,
+            batch_size=train.batch_size // train.accumulate,
+            seed=seed,
+            split_seed=data.split_seed,
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+            workers=data.workers,
+            limit=data.limit,
+        )
+
+    def model_args(self, data: SequenceData) -> dict[str, Any]:
+        return {"num_classes": data.num_classes, "in_channels": data.channels, "max_length": data.length}
+
+    def module(self, model: nn.Module, recipe: Recipe, data: SequenceData) -> Classification:
+        return Classification(
+            model,
+            recipe.train,
+            seed=recipe.seed,
+            steps_per_epoch=len(data.train_dataloader()) // recipe.train.accumulate,
+            num_classes=data.num_classes,
+        )
+
+    def probe_inputs(self, data: SequenceData, batch_size: int) -> tuple[Tensor, ...]:
+        shape = (batch_size, data.length, data.channels)
+        return (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(1)
+
+    def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) == targets).float()
+
+
 def _refuse(section: str, spec: DataSpec | TrainSpec, keys: Sequence[str], kind: str, given: str) -> None:
     """Refuse settings that these data cannot have."""
     usual = {field.name: field.default for field in dataclasses.fields(spec)}
@@ -307,11 +378,13 @@ def _refuse(section: str, spec: DataSpec | TrainSpec, keys: Sequence[str], kind:
             raise CallError(f"{section}.{key} is for {kind}; it means nothing for {given}: remove it")
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (ImageClassification(), NodeClassification())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (ImageClassification(), NodeClassification(), SequenceClassification())
+}
 
 
 def task_of(source: str) -> Task:
-    """The task that a data source is for: node classification for a graph, else image classification."""
+    """The task that a data source is for: nodes for a graph, sequences where it says so, else image classification."""
     return next((task for task in TASKS.values() if task.recognises(source)), TASKS[ImageClassification.name])
 
 

@@ -155,6 +155,8 @@ def test_the_papers_configurations(name, hops, dropout, parameters):
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(ValueError, match="negative, got -1"):
         DAGNN(F_IN, C, hops=-1)
+    with pytest.raises(ValueError, match=r"dropout is a rate .* got 1\.5"):
+        DAGNN(F_IN, C, dropout=1.5)
     with pytest.raises(CallError, match="none were released"):
         create_model("dagnn_cora", pretrained=True)
     with pytest.raises(CallError, match="hop"):

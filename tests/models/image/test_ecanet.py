@@ -1,6 +1,7 @@
 """ECA-Net: where the attention sits, what it adds, and that the authors' files are taken."""
 
 import copy
+import functools
 import re
 
 import pytest
@@ -8,10 +9,19 @@ import torch
 import torchvision
 from timm.models import group_parameters
 from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from torchstone import create_model
 from torchstone.errors import CallError, ShapeError, UnknownName
-from torchstone.models.image.ecanet import ECABasicBlock, ECABottleneck, ECAInvertedResidual, ECAMobileNetV2, ECAResNet
+from torchstone.layers import EfficientChannelAttentionNS
+from torchstone.models.image.ecanet import (
+    ECABasicBlock,
+    ECABottleneck,
+    ECAInvertedResidual,
+    ECAMobileNetV2,
+    ECAResNet,
+    LinearChannelGate,
+)
 
 KERNEL_SIZES = {
     "eca_resnet18": (3, 5, 7, 7),
@@ -26,9 +36,16 @@ def parameters(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@functools.cache
 def on_meta(name, **kwargs):
+    """The network without memory for its weights; shared, so tests do not change it."""
     with torch.device("meta"):
         return create_model(name, **kwargs)
+
+
+def torchvisions_parameters(name):
+    """How many parameters torchvision's network of this name has."""
+    return torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
 
 
 def kernel_sizes(model):
@@ -59,8 +76,7 @@ def lively(model):
 
 def test_a_resnet50_has_exactly_80_more_weights():
     assert parameters(on_meta("eca_resnet50")) - parameters(on_meta("eca_resnet50", attention="none")) == 80
-    with torch.device("meta"):
-        assert parameters(on_meta("eca_resnet50")) - parameters(torchvision.models.resnet50()) == 80
+    assert parameters(on_meta("eca_resnet50")) - torchvisions_parameters("resnet50") == 80
 
 
 @pytest.mark.parametrize("name", KERNEL_SIZES)
@@ -69,17 +85,14 @@ def test_every_block_of_a_stage_has_the_kernel_size_of_the_released_file(name):
     for stage, k in enumerate(KERNEL_SIZES[name], start=1):
         assert set(kernel_sizes(model.get_submodule(f"layer{stage}"))) == {k}
     added = sum(k * len(model.get_submodule(f"layer{i}")) for i, k in enumerate(KERNEL_SIZES[name], start=1))
-    theirs = getattr(torchvision.models, name.removeprefix("eca_"))
-    with torch.device("meta"):
-        assert parameters(model) - parameters(theirs()) == added
+    assert parameters(model) - torchvisions_parameters(name.removeprefix("eca_")) == added
 
 
 def test_mobilenet_has_kernel_size_1_below_96_channels():
     assert kernel_sizes(on_meta("eca_mobilenet_v2")) == 10 * [1] + 7 * [3]
     assert kernel_sizes(on_meta("eca_mobilenet_v2", width_mult=0.5)) == 10 * [1] + 7 * [3]
     plain = on_meta("eca_mobilenet_v2", attention="none")
-    with torch.device("meta"):
-        assert parameters(plain) == parameters(torchvision.models.mobilenet_v2())
+    assert parameters(plain) == torchvisions_parameters("mobilenet_v2")
 
 
 def test_kernel_sizes_follow_from_the_channels_when_they_are_not_given():
@@ -90,21 +103,38 @@ def test_kernel_sizes_follow_from_the_channels_when_they_are_not_given():
     assert set(kernel_sizes(on_meta("ecanet_mini32"))) == {3}
 
 
-def test_without_attention_the_networks_are_torchvisions():
-    for name, theirs in (
-        ("eca_resnet18", torchvision.models.resnet18(num_classes=7)),
-        ("eca_mobilenet_v2", torchvision.models.mobilenet_v2(num_classes=7)),
-    ):
-        ours = create_model(name, attention="none", num_classes=7)
-        lively(theirs)
-        state = {name.replace("classifier.1.", "classifier."): value for name, value in theirs.state_dict().items()}
-        ours.load_state_dict(state)
-        x = torch.randn(1, 3, 45, 64)
-        with torch.no_grad():
-            torch.testing.assert_close(ours.eval()(x), theirs(x), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(
+    ("name", "layers", "theirs"),
+    [
+        ("eca_resnet18", {"layers": (1, 1, 1, 1)}, lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=7)),
+        ("eca_resnet50", {"layers": (1, 1, 1, 1)}, lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=7)),
+        ("eca_mobilenet_v2", {}, lambda: torchvision.models.mobilenet_v2(num_classes=7)),
+    ],
+    ids=["basic", "bottleneck", "mobilenet"],
+)
+def test_without_attention_the_networks_are_torchvisions(name, layers, theirs):
+    theirs = lively(theirs())
+    with torch.device("meta"):
+        ours = create_model(name, attention="none", num_classes=7, **layers).eval()
+    state = {name.replace("classifier.1.", "classifier."): value for name, value in theirs.state_dict().items()}
+    ours.load_state_dict(state, assign=True)
+    x = torch.randn(1, 3, 45, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("attention", "added"), [("eca", 6 * 3), ("eca_ns", 3 * 2 * (8 + 16 + 32)), ("none", 0)])
+@pytest.mark.parametrize(
+    ("attention", "added"),
+    [
+        ("eca", 6 * 3),
+        ("eca_ns", 3 * 2 * (8 + 16 + 32)),
+        ("se_var1", 0),
+        ("se_var2", 2 * (8 + 16 + 32)),
+        ("se_var3", 2 * (8**2 + 16**2 + 32**2)),
+        ("se_gc", 2 * (8 + 16 + 32 * 2)),
+        ("none", 0),
+    ],
+)
 def test_the_peers_differ_in_the_attention_alone(attention, added):
     options = {"layers": (2, 2, 2), "width": 8, "k_size": (3, 3, 3), "num_classes": 10}
     model, plain = (create_model("ecanet_mini32", attention=kind, **options) for kind in (attention, "none"))
@@ -116,6 +146,22 @@ def test_squeeze_and_excitation_reduces_by_16():
     model = create_model("ecanet_mini32", attention="se", width=32)
     assert [model.layer1[0].eca.fc1.out_channels, model.layer3[0].eca.fc1.out_channels] == [2, 8]
     assert create_model("ecanet_mini32", attention="se", width=8).layer1[0].eca.fc1.out_channels == 1
+
+
+@pytest.mark.parametrize("groups", [None, 1, 2, 6])
+def test_a_linear_gate_follows_its_equation(groups):
+    gate, x = LinearChannelGate(6, groups), torch.randn(2, 6, 3, 4)
+    matrix = torch.eye(6) if groups is None else torch.block_diag(*gate.weight)
+    expected = x * torch.sigmoid(x.mean((2, 3)) @ matrix.T)[:, :, None, None]
+    torch.testing.assert_close(gate(x), expected)
+    assert sum(parameter.numel() for parameter in gate.parameters()) == (0 if groups is None else 6 * 6 // groups)
+
+
+def test_every_channel_on_its_own_is_the_unshared_attention_of_one_weight():
+    own, gate = EfficientChannelAttentionNS(6, 1), LinearChannelGate(6, 6)
+    gate.load_state_dict({"weight": own.conv.weight})
+    x = torch.randn(2, 6, 3, 4)
+    torch.testing.assert_close(gate(x), own(x))
 
 
 # Where it sits --------------------------------------------------------------------------------------------------------
@@ -273,6 +319,14 @@ def test_mobilenets_bad_arguments_are_named():
         on_meta("eca_mobilenet_v2", k_size=(1, 3, 3))
     with pytest.raises(ShapeError, match="3 channels"):
         on_meta("eca_mobilenet_v2")(torch.empty(1, 4, 32, 32, device="meta"))
+
+
+def test_a_linear_gates_bad_arguments_and_inputs_are_named():
+    for groups in (4, 0, -1):
+        with pytest.raises(CallError, match=f"divide the 6 channels, got {groups}"):
+            LinearChannelGate(6, groups)
+    with pytest.raises(ShapeError, match=r"\(B, 6, H, W\)"):
+        LinearChannelGate(6, 2)(torch.zeros(1, 5, 2, 2))
 
 
 def test_only_maps_in_channels_first_are_given(narrow):

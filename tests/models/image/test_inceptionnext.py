@@ -365,6 +365,9 @@ def test_features_only_drops_what_no_feature_needs():
     model = create_model("inceptionnext_mini32", features_only=True, out_indices=(0, 1))
     assert len(model.model.stages) == 2
     assert not [name for name, _ in model.named_parameters() if "head" in name]
+    assert [tuple(m.shape) for m in model(torch.zeros(2, 3, 4, 5))] == [(2, 24, 2, 2), (2, 48, 1, 1)]
+    with pytest.raises(ShapeError, match="at least 4 pixels"):
+        model(torch.zeros(2, 3, 3, 8))
 
 
 def test_checkpointing_updates_batch_statistics_once():

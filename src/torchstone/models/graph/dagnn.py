@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,6 +41,9 @@ class AdaptivePropagation(nn.Module):
     Args:
         channels: C, the channels that are propagated.
         hops: K.
+
+    Raises:
+        ValueError: hops below 0.
     """
 
     def __init__(self, channels: int, hops: int) -> None:
@@ -49,13 +53,15 @@ class AdaptivePropagation(nn.Module):
         self.hops = hops
         self.proj = nn.Linear(channels, 1)
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "n c"], edge_index: Int[Tensor, "2 e"], edge_weight: Float[Tensor, " e"]
+    ) -> Float[Tensor, "n c"]:
         """(N, C) with normalised edges (2, E) and weights (E,) to (N, C)."""
         steps = propagate_hops(x, edge_index, edge_weight, self.hops)  # (N, K + 1, C)
         gates = self.gates(steps)  # (N, K + 1)
         return torch.einsum("nk,nkc->nc", gates, steps)
 
-    def gates(self, steps: Tensor) -> Tensor:
+    def gates(self, steps: Float[Tensor, "n k c"]) -> Float[Tensor, "n k"]:
         """The weight of each hop at each node: (N, K + 1, C) to (N, K + 1), between 0 and 1."""
         return self.proj(steps).squeeze(-1).sigmoid()
 
@@ -74,6 +80,9 @@ class DAGNN(nn.Module):
         dropout: rate before the second linear layer.
         input_dropout: rate on the features; the same as ``dropout`` when not given.
         batch_norm: normalise the hidden layer (the network for ogbn-arxiv).
+
+    Raises:
+        ValueError: hops below 0, or a rate that is none.
     """
 
     takes_sparse_features = True
@@ -94,12 +103,15 @@ class DAGNN(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.dropout = dropout
         self.input_dropout = dropout if input_dropout is None else input_dropout
+        for name, rate in (("dropout", self.dropout), ("input_dropout", self.input_dropout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} is a rate from 0 up to, not including, 1, got {rate}")
         self.lin1 = nn.Linear(in_channels, hidden_channels)
         self.bn = nn.BatchNorm1d(hidden_channels) if batch_norm else nn.Identity()
         self.lin2 = nn.Linear(hidden_channels, out_channels)
         self.prop = AdaptivePropagation(out_channels, hops)
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Float[Tensor, "n f"]) -> Float[Tensor, "n c"]:
         """The perceptron: node features (N, F) to Z (N, C)."""
         if is_sparse(x):
             x = sparse_dropout(x, self.input_dropout, self.training)
@@ -109,7 +121,12 @@ class DAGNN(nn.Module):
         x = self.bn(x).relu()
         return self.lin2(F.dropout(x, self.dropout, self.training))
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "n f"],
+        edge_index: Int[Tensor, "2 e"],
+        edge_weight: Float[Tensor, " e"] | None = None,
+    ) -> Float[Tensor, "n c"]:
         """Classify every node.
 
         Args:

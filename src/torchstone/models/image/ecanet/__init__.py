@@ -25,6 +25,9 @@ Networks, for an image (B, 3, H, W): ResNet-18/34/50/101/152 of width 64 and Mob
                  1x1 convolution                                                  (B, 1280, H/32, W/32)
                  mean over H and W, dropout, linear                               (B, num_classes)
 
+The paper's way from squeeze-and-excitation to ECA (Table 2: SE-Var1 to 3, SE-GC, ECA-NS) can be put in ECA's place, by
+the argument ``attention`` of every network.
+
 The kernel sizes k of the paper's rule (Section 3.2) follow from the channels; the released networks have others, one
 per stage, which are the defaults here. Those of another checkpoint are read off its weights.
 
@@ -47,7 +50,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from torchstone.models.image.ecanet.blocks import ECABasicBlock, ECABottleneck, ECAInvertedResidual
+from torchstone.models.image.ecanet.blocks import ECABasicBlock, ECABottleneck, ECAInvertedResidual, LinearChannelGate
 from torchstone.models.image.ecanet.mobilenet import ECAMobileNetV2
 from torchstone.models.image.ecanet.resnet import ECAResNet
 from torchstone.models.registry import build_image_model, register_model
@@ -58,6 +61,7 @@ __all__ = [
     "ECAInvertedResidual",
     "ECAMobileNetV2",
     "ECAResNet",
+    "LinearChannelGate",
     "convert_official",
 ]
 

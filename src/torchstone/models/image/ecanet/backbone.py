@@ -28,5 +28,5 @@ def drop_path_rates(last: float, blocks: int) -> Iterator[float]:
 def init_convolutions(network: nn.Module) -> None:
     """Normal weights of variance 2 / (kernel height x kernel width x output channels), as the authors have it."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # where no values are, draw none
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import gcd
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from timm.layers import DropPath, SEModule
 from torch import Tensor, nn
 
-from torchstone.errors import unknown_name
+from torchstone.errors import CallError, ShapeError, unknown_name
 from torchstone.layers.channel_attention import EfficientChannelAttention, EfficientChannelAttentionNS
+
+
+class LinearChannelGate(nn.Module):
+    """The paper's steps from squeeze-and-excitation to ECA (Section 3.1, Table 2): a gate without a bottleneck.
+
+    The C channels' means y fall into G groups of n = C / G neighbours, each with a matrix W_g of its own::
+
+        out_c = x_c * sigmoid((W_g y_g)_c),   c in group g
+
+    ``groups=1`` is SE-Var3 (every channel sees all), ``groups=C`` SE-Var2 (every channel sees itself), and what lies
+    between is SE-GC; ``groups=None`` is SE-Var1, which has no weights: W is the identity.
+
+    Args:
+        channels: C.
+        groups: G, a divisor of C, or None.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+
+    Raises:
+        CallError: groups that do not divide the channels.
+        ShapeError: an input of another rank or number of channels.
+    """
+
+    def __init__(self, channels: int, groups: int | None) -> None:
+        super().__init__()
+        self.channels, self.groups = channels, groups
+        self.weight: nn.Parameter | None = None
+        if groups is None:
+            return
+        if groups < 1 or channels % groups:
+            raise CallError(
+                f"groups must divide the {channels} channels, got {groups}; for example {gcd(channels, groups)}"
+            )
+        size = channels // groups
+        self.weight = nn.Parameter(torch.empty(groups, size, size))
+        nn.init.uniform_(self.weight, -(size**-0.5), size**-0.5)  # as nn.Linear and nn.Conv1d start
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise ShapeError(f"expected maps (B, {self.channels}, H, W), got a tensor of shape {tuple(x.shape)}")
+        y = x.mean((2, 3))
+        if self.weight is not None:
+            y = torch.einsum("bgi,goi->bgo", y.unflatten(1, (len(self.weight), -1)), self.weight).flatten(1)
+        return x * y.sigmoid()[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, groups={self.groups}"
 
 
 def _squeeze_excitation(channels: int, kernel_size: int | None) -> nn.Module:
@@ -17,15 +68,15 @@ def _squeeze_excitation(channels: int, kernel_size: int | None) -> nn.Module:
     return SEModule(channels, rd_channels=max(1, channels // 16))
 
 
-def _no_attention(channels: int, kernel_size: int | None) -> nn.Module:
-    return nn.Identity()
-
-
-_ATTENTION = {
+_ATTENTION: dict[str, Callable[[int, int | None], nn.Module]] = {
     "eca": EfficientChannelAttention,
     "eca_ns": EfficientChannelAttentionNS,
     "se": _squeeze_excitation,
-    "none": _no_attention,
+    "se_var1": lambda channels, kernel_size: LinearChannelGate(channels, None),
+    "se_var2": lambda channels, kernel_size: LinearChannelGate(channels, channels),
+    "se_var3": lambda channels, kernel_size: LinearChannelGate(channels, 1),
+    "se_gc": lambda channels, kernel_size: LinearChannelGate(channels, gcd(channels, 16)),
+    "none": lambda channels, kernel_size: nn.Identity(),
 }
 
 
@@ -50,7 +101,8 @@ class ECABasicBlock(nn.Module):
         planes: channels that go out.
         stride: of the first convolution.
         k_size: kernel size of the attention; None for the adaptive one.
-        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``none``.
+        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``se_var1``, ``se_var2``, ``se_var3``,
+            ``se_gc`` (16 groups), ``none``.
         drop_path: rate of stochastic depth.
 
     Shape:
@@ -94,7 +146,8 @@ class ECABottleneck(nn.Module):
         planes: channels of the 3x3 convolution; four times as many go out.
         stride: of the 3x3 convolution.
         k_size: kernel size of the attention; None for the adaptive one.
-        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``none``.
+        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``se_var1``, ``se_var2``, ``se_var3``,
+            ``se_gc`` (16 groups), ``none``.
         drop_path: rate of stochastic depth.
 
     Shape:
@@ -151,7 +204,8 @@ class ECAInvertedResidual(nn.Module):
         stride: of the depthwise convolution.
         expand_ratio: channels of the depthwise convolution as a multiple of ``in_channels``.
         k_size: kernel size of the attention; None for the adaptive one.
-        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``none``.
+        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``se_var1``, ``se_var2``, ``se_var3``,
+            ``se_gc`` (16 groups), ``none``.
         drop_path: rate of stochastic depth; it acts only where there is a shortcut.
 
     Shape:

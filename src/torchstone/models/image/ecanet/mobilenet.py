@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from torchstone.errors import CallError
 from torchstone.layers.checkpointing import BlockSequence
-from torchstone.layers.checks import check_images
 from torchstone.models.image.ecanet.backbone import Backbone, drop_path_rates, init_convolutions, kernel_sizes
 from torchstone.models.image.ecanet.blocks import ECAInvertedResidual, conv_bn_relu6
 
@@ -33,7 +32,8 @@ class ECAMobileNetV2(Backbone):
         width_mult: factor of all channels, rounded down; the last 1280 are only ever widened.
         k_size: kernel size of the attention in blocks of less than 96 channels (before ``width_mult``) and in the
             others; None for the adaptive ones.
-        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``none``.
+        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``se_var1``, ``se_var2``, ``se_var3``,
+            ``se_gc`` (16 groups), ``none``.
         num_classes: classes; 0 for no classifier.
         in_chans: channels of the image.
         global_pool: ``avg``, ``max``, ``avgmax`` or ``catavgmax``; empty (with ``num_classes=0``) for the unpooled map.
@@ -93,7 +93,7 @@ class ECAMobileNetV2(Backbone):
 
     def forward_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
         """The last map: (B, in_chans, H, W) -> (B, num_features, ceil(H / 32), ceil(W / 32))."""
-        check_images(x, self.in_chans)
+        self._check(x)
         return self.features(x)
 
     def _bounds(self) -> list[int]:

@@ -20,7 +20,8 @@ class ECAResNet(Backbone):
         block: :class:`ECABasicBlock` or :class:`ECABottleneck`.
         layers: blocks of each stage.
         k_size: kernel size of the attention in each stage; None for the adaptive ones.
-        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``none``.
+        attention: ``eca``, or for comparison ``eca_ns``, ``se`` (r = 16), ``se_var1``, ``se_var2``, ``se_var3``,
+            ``se_gc`` (16 groups), ``none``.
         width: planes of the first stage; they double from stage to stage.
         stem_stride: 4 for the 7x7 convolution of stride 2 and the max pooling; 2 or 1 for a 3x3 convolution of that
             stride, as ResNets for small images have it.

@@ -178,6 +178,7 @@ class MetaNeXt(nn.Module):
         shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
         self.num_features = self.feature_info[last]["num_chs"]
+        self.min_size = self.feature_info[last]["reduction"]
         if prune_head or shortened:
             self.reset_classifier(0, "")
         return chosen

@@ -1,0 +1,9 @@
+"""Operators: functions of tensors without parameters.
+
+Each has a reference in ordinary PyTorch, which is its definition and runs everywhere, and kernels that CUDA tensors
+take where they fit (:mod:`torchstone.ops.dispatch`). Both give the same values and gradients.
+"""
+
+from torchstone.ops.long_conv import block_fft, inverse_block_fft, long_conv, monarch_conv
+
+__all__ = ["block_fft", "inverse_block_fft", "long_conv", "monarch_conv"]

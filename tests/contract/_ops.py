@@ -1,0 +1,61 @@
+"""What every operator must do, on calls of its own choosing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchstone.ops import block_fft, inverse_block_fft, long_conv, monarch_conv
+
+
+@dataclass(frozen=True)
+class OpCall:
+    """A call of an operator: its operands by shape, batch first, and what else it is given.
+
+    Attributes:
+        op: the operator.
+        shapes: of the operands.
+        empty: other shapes, with nothing in them, that it takes as well.
+        options: keyword arguments.
+        batched: how many of the operands have a batch axis in front.
+    """
+
+    op: Callable[..., Tensor]
+    shapes: tuple[tuple[int, ...], ...]
+    empty: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    batched: int = 1
+
+    def operands(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in self.shapes]
+
+    def __call__(self, *operands: Tensor) -> Tensor:
+        result = self.op(*operands, **self.options)
+        return torch.stack([result.real, result.imag], -1) if result.is_complex() else result
+
+
+class Calling(nn.Module):
+    """An operator as a network, for what takes networks."""
+
+    def __init__(self, call: OpCall) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        return self.call(*operands)
+
+
+_EMPTY = (((0, 2, 7), (2, 7)), ((2, 0, 7), (0, 7)), ((2, 2, 0), (2, 7)), ((2, 2, 7), (2, 0)))
+
+OP_CALLS = {
+    "long_conv, causal": OpCall(long_conv, ((2, 3, 11), (3, 11)), _EMPTY),
+    "long_conv, bidirectional": OpCall(long_conv, ((2, 3, 9), (3, 14), (3, 5))),
+    "long_conv, two kernels a channel": OpCall(long_conv, ((3, 2, 7), (2, 2, 7), (2, 2, 6))),
+    "monarch_conv, causal": OpCall(monarch_conv, ((2, 2, 20), (2, 20)), _EMPTY),
+    "monarch_conv, two kernels a channel": OpCall(monarch_conv, ((2, 2, 7), (2, 2, 9), (2, 2, 3))),
+    "block_fft": OpCall(block_fft, ((2, 2, 20),), (((0, 2, 20),), ((2, 0, 20),))),
+    "inverse_block_fft": OpCall(inverse_block_fft, ((2, 2, 6),), (((0, 2, 6),),), {"points": 32}),
+}

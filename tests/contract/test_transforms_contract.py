@@ -1,0 +1,168 @@
+"""Every transform keeps its input, says what it did in JSON, and comes back in another process with equal outputs."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from _transform import ARGS, LIBRARIES, TRANSFORMS, first_that_fits, images, transformed
+from safetensors.torch import load_file, save_file
+
+from torchstone.errors import CallError, UnknownName
+from torchstone.transforms import apply, load_model, names, options_of, replay, save_model
+
+LOAD = """
+import sys
+import torch
+from safetensors.torch import load_file, save_file
+from torchstone.transforms import load_model
+
+images = load_file(sys.argv[1])["images"]
+with torch.no_grad():
+    save_file({folder: load_model(folder)(images) for folder in sys.argv[3:]}, sys.argv[2])
+"""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(card, id=card.key, marks=pytest.mark.system(card.key)) for card in TRANSFORMS]
+)
+def card(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def results(card, warm_timm):
+    """Library -> the network's name, the network and what the transform made of it."""
+    return {library: first_that_fits(card, library) for library in LIBRARIES}
+
+
+@pytest.fixture(scope="module", params=list(LIBRARIES))
+def one(request, results):
+    return results[request.param]
+
+
+def test_the_input_stays_as_it_is(card, results):
+    name, model, _ = results["timm"]
+    model.train()
+    before = copy.deepcopy(model)
+    transformed(card, model)
+    assert repr(model) == repr(before)
+    assert [module.training for module in model.modules()] == [module.training for module in before.modules()]
+    assert vars(model).keys() == vars(before).keys()
+    for (ours, value), (theirs, expected) in zip(model.state_dict().items(), before.state_dict().items(), strict=True):
+        assert ours == theirs
+        assert torch.equal(value, expected), f"{name}: {ours}"
+    model.eval()
+
+
+def test_the_result_is_of_the_same_class_and_shares_no_memory(one):
+    _, model, result = one
+    assert type(result.model) is type(model)
+    assert {key for key in vars(model) if not key.startswith("_")} <= vars(result.model).keys()
+    assert model.training == result.model.training
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values() if tensor.numel()}
+    assert not own & {t.untyped_storage().data_ptr() for t in result.model.state_dict().values() if t.numel()}
+
+
+def test_train_and_eval_reach_every_part(one):
+    _, _, result = one
+    model = copy.deepcopy(result.model)
+    assert all(module.training for module in model.train().modules())
+    assert not any(module.training for module in model.eval().modules())
+
+
+def test_plan_and_report_are_json(card, one):
+    _, _, result = one
+    assert json.loads(json.dumps(result.plan, allow_nan=False)) == result.plan
+    assert result.plan["transform"] == card.key
+    told = result.report.to_dict()
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told["changed"], "what changed?"
+    assert told["measured"], "what was measured?"
+
+
+def test_a_plan_gives_the_structure_again_without_data(one):
+    _, model, result = one
+    again = replay(model, json.loads(json.dumps(result.plan)))
+    assert again is not model
+    shapes = {name: value.shape for name, value in result.model.state_dict().items()}
+    assert {name: value.shape for name, value in again.state_dict().items()} == shapes
+    assert repr(again) == repr(result.model)
+
+
+def test_saved_and_loaded_in_another_process_the_outputs_are_equal(results, tmp_path):
+    save_file({"images": images(7)}, tmp_path / "images.safetensors")
+    folders = {}
+    for library, (name, _, result) in results.items():
+        args = dict(ARGS)
+        if "vit" in name:
+            args["img_size" if name.startswith("timm") else "image_size"] = 32
+        folders[str(tmp_path / library)] = result.model
+        save_model(tmp_path / library, result.model, name, args, [result.plan])
+        assert {path.name for path in (tmp_path / library).iterdir()} == {"model.json", "model.safetensors"}
+    answers = tmp_path / "answers.safetensors"
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "images.safetensors"), str(answers), *folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = load_file(answers)
+    for folder, model in folders.items():
+        with torch.no_grad():
+            assert torch.equal(loaded[folder], copy.deepcopy(model).eval()(images(7))), folder
+
+
+def test_the_result_can_be_copied_and_trained(one):
+    _, _, result = one
+    model = copy.deepcopy(result.model).train()
+    model(images()).sum().backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert trained
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained)
+
+
+def test_it_composes_with_every_transform(card, results, tmp_path):
+    """Whatever comes after either works, and is saved with both plans, or says why it cannot be done."""
+    name, _, first = results["timm"]
+    for other in TRANSFORMS:
+        try:
+            second = transformed(other, first.model)
+        except CallError as error:
+            refusal = str(error)
+            assert type(first.model).__name__ in refusal, refusal
+            continue
+        args = {**ARGS, **({"img_size": 32} if "vit" in name else {})}
+        save_model(tmp_path / other.key, second.model, name, args, [first.plan, second.plan])
+        with torch.no_grad():
+            expected = copy.deepcopy(second.model).eval()(images())
+            assert torch.equal(load_model(tmp_path / other.key)(images()), expected)
+
+
+def test_unknown_options_get_the_nearest(card):
+    for option in options_of(card.key):
+        with pytest.raises(UnknownName, match=f"unknown option of {card.key}.*did you mean.*{option}"):
+            apply(card.key, torch.nn.Identity(), images(), options={f"{option}x": 1})
+
+
+def test_a_plan_of_another_network_is_refused(one):
+    _, _, result = one
+    with pytest.raises(CallError):
+        replay(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)), result.plan)
+
+
+def test_a_plan_without_a_known_transform_is_refused():
+    with pytest.raises(UnknownName, match="did you mean"):
+        replay(torch.nn.Identity(), {"transform": f"{names()[0]}x"})
+    with pytest.raises(CallError, match="a plan is a mapping that names its transform"):
+        replay(torch.nn.Identity(), {})
+
+
+def test_a_damaged_folder_says_what_is_wrong(tmp_path):
+    with pytest.raises(CallError, match="holds no model"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_text('{"name')
+    with pytest.raises(CallError, match="is damaged"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(CallError, match="describes no model"):
+        load_model(tmp_path)
