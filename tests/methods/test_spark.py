@@ -241,16 +241,16 @@ def test_loss_is_the_mean_over_samples_and_pictures_show_visible_pixels():
 def test_it_learns_to_paint():
     spark = SparK(create_model("convnext_mini32", num_classes=0), width=32)
     ramps = torch.linspace(-1, 1, 32)
-    slope = torch.randn(8, 3, 2)
+    slope = torch.randn(16, 3, 2)
     images = slope[:, :, :1, None] * ramps[:, None] + slope[:, :, 1:, None] * ramps
     optimizer = torch.optim.AdamW(spark.parameters(), 3e-3)
     losses = []
-    for _ in range(8):
+    for _ in range(12):
         losses.append(spark.loss(images))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
-    assert losses[-1].item() < 0.97 * losses[0].item()
+    assert losses[-1].item() < 0.9 * losses[0].item()
 
 
 # Method
