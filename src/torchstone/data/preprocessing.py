@@ -76,7 +76,8 @@ def preprocess(images: AnyImage | Sequence[AnyImage], preprocessing: dict[str, A
         DataError: a file that is missing or is no image.
         CallError: keys of ``preprocessing`` are missing or unknown; no images.
     """
-    return Normalise(preprocessing)(pixels(images, preprocessing))
+    prepared = pixels(images, preprocessing)
+    return Normalise(preprocessing)(prepared)
 
 
 def pixels(images: AnyImage | Sequence[AnyImage], preprocessing: dict[str, Any]) -> Tensor:

@@ -231,7 +231,8 @@ def _step(kind: str, text: str) -> Step:
         values[key] = parse_yaml(value, f"option {key} of {name}")
         if not isinstance(values[key], bool | int | float | str):
             raise CallError(f"option {key} of {name} is {value!r}; it must be a number, true, false or text")
-    check_options(name, values)
+    if kind == "transform":
+        check_options(name, values)
     return Step(name, tuple(values.items()))
 
 

@@ -25,7 +25,7 @@ from torchstone.errors import CallError, NonFiniteLoss
 from torchstone.files import write_bytes
 from torchstone.instruments.description import GraphDescription, ModelDescription
 from torchstone.methods.method import Method
-from torchstone.methods.registry import build_method
+from torchstone.methods.registry import build_method, method_module
 from torchstone.models.pretrained import read_checkpoint
 from torchstone.models.registry import build_model
 from torchstone.seeding import seed_everything_at
@@ -166,6 +166,7 @@ def objective(recipe: Recipe) -> Task:
         return task
     if recipe.model.transforms:
         raise CallError("model.transforms: a method trains the network as it is; transform what starts from its run")
+    method_module(recipe.method.name)  # a name that is none is refused before anything is written
     return Pretraining(task, recipe.method)
 
 
