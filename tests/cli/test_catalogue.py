@@ -9,7 +9,22 @@ import pytest
 
 from torchstone import __version__, catalog
 
-COMMANDS = ("list", "show", "compare", "train", "recipes", "predict", "profile", "verify", "convert")
+COMMANDS = (
+    "list",
+    "show",
+    "compare",
+    "train",
+    "recipes",
+    "probe",
+    "predict",
+    "profile",
+    "verify",
+    "convert",
+    "transform",
+    "export",
+    "inspect",
+    "bench",
+)
 
 LIGHT = """
 import sys, time

@@ -93,13 +93,14 @@ def recipes(
     if to != Path("."):
         raise CallError(f"{to} is where a recipe would be copied to; which one? torchstone recipes --copy NAME {to}")
 
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("recipe", no_wrap=True)
     table.add_column("about")
     for name, about in recipe_names().items():
-        table.add_row(name, about)
+        table.add_row(name, escape(about))  # [a, b] is no markup
     output().print(table)
 
 
