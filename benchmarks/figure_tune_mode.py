@@ -1,4 +1,4 @@
-"""The figure of Tune mode, from the result files: ``docs/images/tune_mode.html``, to be photographed by a browser.
+"""The figure of Tune mode, from the result files, as a page that a browser photographs.
 
 python benchmarks/figure_tune_mode.py OUT.html
 """
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 MODES = ("train", "eval", "tune", "deploy")
 COLOURS = {"train": "#8d99ae", "eval": "#4c72b0", "tune": "#d9622b", "deploy": "#555555"}
 COSTS = {
-    "seconds of a step": "time of a step",
+    "seconds": "time of a step",
     "bytes kept for the backward pass": "kept for the backward pass",
     "peak memory of a step, bytes": "peak memory",
 }
@@ -26,19 +26,21 @@ COSTS = {
 def main() -> None:
     speed = json.loads((RESULTS / "speed" / "tune_mode.json").read_text())
     claim = json.loads((RESULTS / "claims" / "tune_mode.json").read_text())
-    Path(sys.argv[1]).write_text(figure(speed["results"], claim["results"]).to_html(include_plotlyjs=True))
+    Path(sys.argv[1]).write_text(
+        figure(speed["results"], claim["results"]).to_html(include_plotlyjs=True, config={"displayModeBar": False})
+    )
 
 
 def figure(speed: dict[str, Any], claim: dict[str, Any]) -> go.Figure:
     """Cost of each mode as a share of Eval mode's, one panel per network, and how fine-tuning ends."""
     networks = list(speed["networks"])
     stability = claim["deploy is unstable"]
-    titles = [*(name.partition(":")[2] for name in networks), "fine-tuning with small c"]
+    titles = [*(name.rpartition(":")[2] for name in networks), "fine-tuning with small c"]
     shown = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.07)
     for column, name in enumerate(networks, 1):
         measured = speed["networks"][name]
         for mode in MODES:
-            bars = [_cost(measured[mode], cost) / _cost(measured["eval"], cost) for cost in COSTS]
+            bars = [_median(measured[mode]["as a multiple of eval"][cost]) for cost in COSTS]
             shown.add_bar(
                 x=list(COSTS.values()),
                 y=bars,
@@ -81,9 +83,8 @@ def figure(speed: dict[str, Any], claim: dict[str, Any]) -> go.Figure:
     return shown
 
 
-def _cost(measured: dict[str, Any], cost: str) -> float:
-    value = measured[cost]
-    return value["median"] if isinstance(value, dict) else value
+def _median(measured: float | dict[str, float]) -> float:
+    return measured["median"] if isinstance(measured, dict) else measured
 
 
 if __name__ == "__main__":
