@@ -101,6 +101,7 @@ def test_killed_three_times_it_ends_with_the_same_bits(tmp_path, processes, run)
 
 
 SCRIPT = """
+import os
 import sys
 import torch
 from test_pretraining import SHARED
@@ -108,7 +109,8 @@ from _small_pretraining import pretraining
 from torchstone.training.fit import fit
 
 torch.set_num_threads(1)
-print("trained", fit(pretraining(**SHARED), sys.argv[1], device="cpu").trained)
+trained = fit(pretraining(**SHARED), sys.argv[1], device="cpu").trained
+os.write(1, f"trained {trained}\\n".encode())  # in one piece
 """
 
 # Noise that every process draws alike, and nothing else random but the order.
