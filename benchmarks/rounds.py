@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor, nn
 
 SHORT = 0.25  # seconds that each call is repeated for within a round
 
@@ -65,3 +66,32 @@ def spread(values: list[float], digits: int = 4) -> dict[str, float]:
 def ratio(seconds: Mapping[str, list[float]], name: str, to: str) -> dict[str, float]:
     """How long one call takes as a multiple of another: the quotients within the rounds."""
     return spread([ours / theirs for ours, theirs in zip(seconds[name], seconds[to], strict=True)])
+
+
+PEER = " (peer)"
+"""Behind the name of a module that is another network of about the same cost."""
+
+
+def check(modules: dict[str, nn.Module], x: Tensor) -> None:
+    """Refuse to time what does not give the same answer; modules marked as peers may give others."""
+    with torch.no_grad():
+        answers = {key: module.eval()(x) for key, module in modules.items() if PEER not in key}
+    for answer in answers.values():
+        torch.testing.assert_close(answer, answers["ours"], rtol=1e-3, atol=1e-4)
+
+
+def calls(modules: dict[str, nn.Module], x: Tensor, train: bool) -> dict[str, Callable[[], None]]:
+    """A forward pass, or with ``train`` a forward and backward pass, of every module."""
+
+    def call(module: nn.Module) -> Callable[[], None]:
+        def step() -> None:
+            module.zero_grad(set_to_none=True)
+            module(x).sum().backward()
+
+        def forward() -> None:
+            with torch.inference_mode():
+                module(x)
+
+        return step if train else forward
+
+    return {key: call(module.train(train)) for key, module in modules.items()}

@@ -14,13 +14,13 @@ import argparse
 import copy
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from rounds import alternate, ratio, spread
+from rounds import PEER, alternate, calls, check, ratio, spread
 from timm.layers import EcaModule, SEModule
 from torch import Tensor, nn
 
@@ -36,7 +36,6 @@ NETWORKS = {  # ours -> module of the official factory, its arguments, timm's ne
 }
 MAPS = ((64, 56, 3), (512, 14, 5), (2048, 7, 7))  # channels, side, kernel size: in a ResNet and behind its bottlenecks
 BATCHES = {"cpu": (1, 16, 8), "cuda": (1, 128, 128)}  # inference, inference, training
-PEER = " (peer)"
 
 
 def main() -> None:
@@ -139,31 +138,6 @@ def networks(name: str, official: Path | None) -> dict[str, nn.Module]:
         ours.load_state_dict(convert_official(found["official"].state_dict(), ours))
     found["ours, deploy form"] = copy.deepcopy(ours).fuse()
     return found | {f"timm {peer}{PEER}": timm.create_model(peer) for peer in peers}
-
-
-def check(modules: dict[str, nn.Module], x: Tensor) -> None:
-    """Refuse to time what does not give the same answer."""
-    with torch.no_grad():
-        answers = {key: module.eval()(x) for key, module in modules.items() if PEER not in key}
-    for answer in answers.values():
-        torch.testing.assert_close(answer, answers["ours"], rtol=1e-3, atol=1e-4)
-
-
-def calls(modules: dict[str, nn.Module], x: Tensor, train: bool) -> dict[str, Callable[[], None]]:
-    """A forward pass, or with ``train`` a forward and backward pass, of every module."""
-
-    def call(module: nn.Module) -> Callable[[], None]:
-        def step() -> None:
-            module.zero_grad(set_to_none=True)
-            module(x).sum().backward()
-
-        def forward() -> None:
-            with torch.inference_mode():
-                module(x)
-
-        return step if train else forward
-
-    return {key: call(module.train(train)) for key, module in modules.items()}
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from rounds import alternate, ratio, spread
-from torch import Tensor, nn
+from rounds import PEER, alternate, calls, check, ratio, spread
+from torch import nn
 
 from torchstone import create_model
 from torchstone.environment import write_result
@@ -27,7 +26,6 @@ from torchstone.environment import write_result
 RESULT = Path(__file__).parent / "results" / "speed" / "maxvit.json"
 PEERS = ("convnext_tiny", "swin_tiny_patch4_window7_224")
 BATCHES = {"cpu": ((1, False), (8, False), (4, True)), "cuda": ((1, False), (128, False), (64, True))}
-PEER = " (peer)"
 
 
 def main() -> None:
@@ -74,31 +72,6 @@ def networks() -> dict[str, nn.Module]:
     theirs.load_state_dict(ours.state_dict())
     found = {"ours": ours, "ours, deploy form": copy.deepcopy(ours).fuse(), "timm's port": theirs}
     return found | {f"timm {peer}{PEER}": timm.create_model(peer) for peer in PEERS}
-
-
-def check(modules: dict[str, nn.Module], x: Tensor) -> None:
-    """Refuse to time what does not give the same answer."""
-    with torch.no_grad():
-        answers = {key: module.eval()(x) for key, module in modules.items() if PEER not in key}
-    for answer in answers.values():
-        torch.testing.assert_close(answer, answers["ours"], rtol=1e-3, atol=1e-4)
-
-
-def calls(modules: dict[str, nn.Module], x: Tensor, train: bool) -> dict[str, Callable[[], None]]:
-    """A forward pass, or with ``train`` a forward and backward pass, of every module."""
-
-    def call(module: nn.Module) -> Callable[[], None]:
-        def step() -> None:
-            module.zero_grad(set_to_none=True)
-            module(x).sum().backward()
-
-        def forward() -> None:
-            with torch.inference_mode():
-                module(x)
-
-        return step if train else forward
-
-    return {key: call(module.train(train)) for key, module in modules.items()}
 
 
 if __name__ == "__main__":
