@@ -15,7 +15,7 @@ from torchstone.verification.cases import case_files, draw_held_out, read_case, 
 from torchstone.verification.layouts import check_variant, read_layouts
 from torchstone.verification.parity import bound_of, check_described, check_recorded, load_adapter, parity_folder, run
 
-LARGEST_COPIED_CASE = 150_000  # bytes
+LARGEST_COPIED_CASE = 220_000  # bytes
 
 
 def deferred(key):

@@ -5,5 +5,14 @@ take where they fit (:mod:`torchstone.ops.dispatch`). Both give the same values 
 """
 
 from torchstone.ops.long_conv import block_fft, inverse_block_fft, long_conv, monarch_conv
+from torchstone.ops.routed_attention import route_regions, routed_attention, routed_attention_probabilities
 
-__all__ = ["block_fft", "inverse_block_fft", "long_conv", "monarch_conv"]
+__all__ = [
+    "block_fft",
+    "inverse_block_fft",
+    "long_conv",
+    "monarch_conv",
+    "route_regions",
+    "routed_attention",
+    "routed_attention_probabilities",
+]
