@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.ops import block_fft, inverse_block_fft, long_conv, monarch_conv
+from torchstone.ops import block_fft, inverse_block_fft, long_conv, monarch_conv, route_regions, routed_attention
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,13 @@ class Calling(nn.Module):
         return self.call(*operands)
 
 
+def bi_level_attention(query: Tensor, key: Tensor, value: Tensor, count: int, heads: int, soft: bool) -> Tensor:
+    """Regions routed by the means of their tokens, then attention: both operators in one call."""
+    precise = torch.promote_types(query.dtype, torch.float32)
+    routes, weights = route_regions(query.mean(2, dtype=precise), key.mean(2, dtype=precise), count)
+    return routed_attention(query, key, value, routes, heads=heads, weights=weights if soft else None)
+
+
 _EMPTY = (((0, 2, 7), (2, 7)), ((2, 0, 7), (0, 7)), ((2, 2, 0), (2, 7)), ((2, 2, 7), (2, 0)))
 
 OP_CALLS = {
@@ -57,5 +64,18 @@ OP_CALLS = {
     "monarch_conv, causal": OpCall(monarch_conv, ((2, 2, 20), (2, 20)), _EMPTY),
     "monarch_conv, two kernels a channel": OpCall(monarch_conv, ((2, 2, 7), (2, 2, 9), (2, 2, 3))),
     "block_fft": OpCall(block_fft, ((2, 2, 20),), (((0, 2, 20),), ((2, 0, 20),))),
+    "routed_attention": OpCall(
+        bi_level_attention,
+        ((2, 4, 3, 4), (2, 4, 2, 4), (2, 4, 2, 6)),
+        (((0, 4, 3, 4), (0, 4, 2, 4), (0, 4, 2, 6)), ((2, 4, 0, 4), (2, 4, 2, 4), (2, 4, 2, 6))),
+        {"count": 2, "heads": 2, "soft": False},
+        batched=3,
+    ),
+    "routed_attention, weighted": OpCall(
+        bi_level_attention,
+        ((2, 4, 3, 4), (2, 4, 2, 4), (2, 4, 2, 6)),
+        options={"count": 2, "heads": 2, "soft": True},
+        batched=3,
+    ),
     "inverse_block_fft": OpCall(inverse_block_fft, ((2, 2, 6),), (((0, 2, 6),),), {"points": 32}),
 }

@@ -5,7 +5,15 @@ import torch
 from _checker import check
 from jaxtyping import TypeCheckError, jaxtyped
 
-from torchstone.ops import block_fft, inverse_block_fft, long_conv, monarch_conv
+from torchstone.ops import (
+    block_fft,
+    inverse_block_fft,
+    long_conv,
+    monarch_conv,
+    route_regions,
+    routed_attention,
+    routed_attention_probabilities,
+)
 from torchstone.ops.long_conv.monarch import dft_matrices
 
 pytestmark = pytest.mark.shapes
@@ -35,3 +43,16 @@ def test_a_transforms_annotations_hold(transform):
     assert checked(torch.rand(2, 3, 20)).shape == (2, 3, 32)
     with pytest.raises(TypeCheckError):
         checked(torch.arange(4))
+
+
+def test_annotations_of_routed_attention_hold():
+    route, attend, weigh = (
+        jaxtyped(typechecker=check)(function)
+        for function in (route_regions, routed_attention, routed_attention_probabilities)
+    )
+    query, key, value = torch.rand(2, 4, 3, 8), torch.rand(2, 6, 5, 8), torch.rand(2, 6, 5, 4)
+    routes, weights = route(query.mean(2), key.mean(2), 2)
+    assert attend(query, key, value, routes, heads=2, weights=weights).shape == (2, 4, 3, 4)
+    assert weigh(query, key, routes).shape == (2, 4, 1, 3, 10)
+    with pytest.raises(TypeCheckError):
+        attend(query, key, value, routes[0])

@@ -15,7 +15,10 @@ from torchstone.errors import unknown_name
 
 Shapes = tuple[tuple[int, ...], ...]
 
-_ROOMS = {"long_conv": "torchstone.ops.long_conv.workload"}
+_ROOMS = {
+    "long_conv": "torchstone.ops.long_conv.workload",
+    "routed_attention": "torchstone.ops.routed_attention.workload",
+}
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def gather(x: Tensor, routes: Tensor, weights: Tensor | None) -> Tensor:
     first = torch.arange(batch, device=x.device)[:, None, None] * regions
     rows = x.flatten(0, 1).index_select(0, (routes + first).flatten())
     if weights is not None:
-        rows = rows * weights.to(x.dtype).flatten()[:, None, None]
+        rows = _precise(rows)
+        rows = rows * weights.to(rows.dtype).flatten()[:, None, None]
     return rows.unflatten(0, (batch * routes.shape[1], routes.shape[2])).flatten(1, 2)
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -497,10 +497,17 @@ class DenseBiFormer(nn.Module):
 
     Shape:
         (B, in_chans, H, W) -> maps (B, C_i, H/4/2^i, W/4/2^i), sides rounded up; any H and W if the network pads.
+
+    Raises:
+        CallError: another network than a BiFormer.
+        ShapeError: on call, images that the network cannot take.
     """
 
     def __init__(self, network: BiFormer) -> None:
         super().__init__()
+        if not isinstance(network, BiFormer):
+            name = type(network).__name__
+            raise CallError(f"{name} is no BiFormer: take biformer_tiny, biformer_small or biformer_base")
         self.downsample_layers, self.stages = network.downsample_layers, network.stages
         self.feature_info, self.in_chans, self.step = network.feature_info, network.in_chans, network.step
         self.extra_norms = nn.ModuleList(LayerNorm2d(info["num_chs"], eps=1e-6) for info in self.feature_info)
@@ -538,10 +545,7 @@ def dense_backbone(name: str = "biformer_small", *, regions: int = 8, **kwargs: 
         >>> [tuple(m.shape) for m in backbone(torch.zeros(1, 3, 65, 100))]
         [(1, 64, 17, 25), (1, 128, 9, 13), (1, 256, 5, 7), (1, 512, 3, 4)]
     """
-    network = create_model(name, regions=regions, **{"auto_pad": True, **kwargs})
-    if not isinstance(network, BiFormer):
-        raise CallError(f"{name} is no BiFormer: take biformer_tiny, biformer_small or biformer_base")
-    return DenseBiFormer(network)
+    return DenseBiFormer(cast(BiFormer, create_model(name, regions=regions, **{"auto_pad": True, **kwargs})))
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
