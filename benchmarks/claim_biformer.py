@@ -27,7 +27,7 @@ from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "claims" / "biformer.json"
 CONTENT, NEAREST, RANDOM = "content", "nearest", "random"
-SMALL = {"dims": (24, 48), "depths": (1, 1), "topks": (2, 4), "head_dim": 12}
+SMALL = {"dims": (32, 64), "depths": (1, 1), "topks": (4, 4), "stem_stride": 4}
 CHANNELS, TOPK = 64, 4
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="cifar10", help="CIFAR-10 as a folder; 'cifar10' downloads it")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--limit", type=int, default=4000, help="training images")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/claim_biformer"), help="folder of the run directories")

@@ -69,7 +69,8 @@ def _masked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _full(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     heads = _heads(query)
-    mixed = F.scaled_dot_product_attention(*(_by_head(x, heads) for x in (query, key, value)))
+    q, k, v = (_by_head(x, heads) for x in (query, key, value))
+    mixed = F.scaled_dot_product_attention(q, k, v)
     return mixed.transpose(1, 2).flatten(2).view_as(value)
 
 

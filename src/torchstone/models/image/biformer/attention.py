@@ -227,8 +227,8 @@ class BiLevelRoutingAttention2d(nn.Module):
         q, k, v = self.qkv(x).chunk(3, 1)
         region = self._region(x)
         routes, _ = self._route(q, k, region)
-        tokens = [_tokens(part, region) for part in (q, k, v)]
-        out = routed_attention(*tokens, routes, heads=self.num_heads, scale=x.shape[1] ** -0.5)
+        q, k, values = (_tokens(part, region) for part in (q, k, v))
+        out = routed_attention(q, k, values, routes, heads=self.num_heads, scale=x.shape[1] ** -0.5)
         height, width = x.shape[-2:]
         padded = [-(-side // step) * step for side, step in zip((height, width), region, strict=True)]
         merged = window_merge(out.flatten(0, 1).unflatten(1, region), padded[0], padded[1])[:, :height, :width]
@@ -239,8 +239,8 @@ class BiLevelRoutingAttention2d(nn.Module):
         q, k, _ = self.qkv(x).chunk(3, 1)
         region = self._region(x)
         routes, weights = self._route(q, k, region)
-        tokens = [_tokens(part, region) for part in (q, k)]
-        attention = routed_attention_probabilities(*tokens, routes, heads=self.num_heads, scale=x.shape[1] ** -0.5)
+        q, k = _tokens(q, region), _tokens(k, region)
+        attention = routed_attention_probabilities(q, k, routes, heads=self.num_heads, scale=x.shape[1] ** -0.5)
         return Routed(self(x), routes, weights, attention)
 
     def _region(self, x: Tensor) -> tuple[int, int]:

@@ -72,6 +72,9 @@ class BiFormerBlock(nn.Module):
         (B, C, H, W) -> (B, C, H, W)
     """
 
+    gamma1: Tensor | None
+    gamma2: Tensor | None
+
     def __init__(
         self,
         dim: int,
@@ -522,8 +525,9 @@ class DenseBiFormer(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs for the backward pass and compute the rest again."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
+        for module in self.modules():
+            if isinstance(module, BlockSequence):
+                module.grad_checkpointing = enable
 
 
 def dense_backbone(name: str = "biformer_small", *, regions: int = 8, **kwargs: Any) -> DenseBiFormer:
