@@ -22,9 +22,10 @@ from torchstone.models.image.biformer import (
     BiLevelRoutingAttention,
     BiLevelRoutingAttention2d,
     DenseBiFormer,
+    convert_official,
     dense_backbone,
 )
-from torchstone.models.image.biformer.attention import fixed_routes
+from torchstone.models.image.biformer.attention import ConvolutionMixer, fixed_routes
 
 SMALL = {"dims": (16, 24), "depths": (1, 2), "head_dim": 8, "regions": 2, "topks": (1, 3), "num_classes": 5}
 
@@ -209,6 +210,22 @@ def test_the_other_forms_reads_it_from_the_values():
     q, k, v = (y.flatten(2).unflatten(1, (8, 2)) for y in parts)  # (B, h, d, HW)
     mixed = (v @ ((q.mT @ k) * 2**-0.5).softmax(-1).mT).reshape(x.shape)
     assert_equal(layer(x), layer.proj(mixed + layer.lepe(parts[2])))
+
+
+def test_convolutions_may_stand_in_the_place_of_attention():
+    """Their names in the authors' files count a layer in front that has no weights."""
+    block, other = (BiFormerBlock(8, ConvolutionMixer(8)) for _ in range(2))
+    names = {"proj_in": "1", "dwconv": "2", "proj_out": "3", "fc1": "0", "fc2": "3"}
+    official = {}
+    for name, value in lively(block).state_dict().items():
+        official["stages.2.1." + ".".join(names.get(part, part) for part in name.split("."))] = value
+    ours = convert_official(official, other)
+    other.load_state_dict({name.removeprefix("stages.2.1."): value for name, value in ours.items()})
+    x = torch.randn(1, 8, 5, 6)
+    assert torch.equal(other(x), block(x))
+    attention = block.attn
+    y = attention.proj_out(attention.dwconv(attention.proj_in(x)))
+    assert_equal(attention(x.permute(0, 2, 3, 1)), y.permute(0, 2, 3, 1))
 
 
 # Block and networks

@@ -320,14 +320,17 @@ class AttentionLePE2d(nn.Module):
         return self.proj(mixed.mT.unflatten(-1, x.shape[-2:]) + self.lepe(parts[2]))
 
 
-class ConvolutionMixer(nn.Sequential):
+class ConvolutionMixer(nn.Module):
     """Convolutions in the place of attention: 1x1, depthwise 5x5, 1x1; (B, H, W, C) -> (B, H, W, C)."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__(nn.Conv2d(dim, dim, 1), nn.Conv2d(dim, dim, 5, padding=2, groups=dim), nn.Conv2d(dim, dim, 1))
+        super().__init__()
+        self.proj_in = nn.Conv2d(dim, dim, 1)
+        self.dwconv = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.proj_out = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.proj_out(self.dwconv(self.proj_in(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
 
 
 class _Nothing(nn.Module):

@@ -629,8 +629,9 @@ _NAMES = (
     (r"\.mlp\.0\.", ".mlp.fc1."),
     (r"\.mlp\.1\.dwconv\.", ".mlp.dwconv."),
     (r"\.mlp\.[23]\.", ".mlp.fc2."),
-)
-_LAYER_NAMES = (
+    (r"\.attn\.1\.", ".attn.proj_in."),
+    (r"\.attn\.2\.", ".attn.dwconv."),
+    (r"\.attn\.3\.", ".attn.proj_out."),
     (r"(^|\.)qkv\.qkv\.", r"\1qkv."),
     (r"(^|\.)qkv_linear\.", r"\1qkv."),
     (r"(^|\.)output_linear\.", r"\1wo."),
@@ -644,7 +645,7 @@ def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> dict[str,
 
 
 def _renamed(name: str) -> str:
-    for pattern, ours in (*_NAMES, *_LAYER_NAMES):
+    for pattern, ours in _NAMES:
         name = re.sub(pattern, ours, name)
     return name
 
