@@ -1,12 +1,12 @@
 """Speed of BiFormer beside the authors' forward and timm networks of about the same cost.
 
-    python benchmarks/speed_biformer.py --official DIR      # a checkout of rayleizhu/BiFormer
+    python benchmarks/speed_biformer.py --official DIR      # a checkout of rayleizhu/BiFormer, which needs einops
     python benchmarks/speed_biformer.py --device cuda --official DIR
 
 Ours, its deploy form and the authors' network have the same weights and give the same answers; networks marked as
-peers are others. All are timed in alternated rounds in one process; on a CPU it is the processor's time with one thread, so
-that other work on the machine does not count. Ratios below 1 mean that ours is faster. Without --official only the
-peers are compared.
+peers are others. All are timed in alternated rounds in one process; on a CPU it is the processor's time with one
+thread, so that other work on the machine does not count. Ratios below 1 mean that ours is faster. Without --official
+only the peers are compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VARIANTS = {  # ours -> the authors' module, peers
     "biformer_tiny": ("models.biformer", ("pvt_v2_b1",)),
     "biformer_stl_nchw": ("models.biformer_stl_nchw", ("swin_tiny_patch4_window7_224",)),
 }
-BATCHES = {"cpu": ((1, False), (4, False), (2, True)), "cuda": ((1, False), (128, False), (64, True))}
+BATCHES = {"cpu": ((1, False), (2, True)), "cuda": ((1, False), (128, False), (64, True))}
 
 
 def main() -> None:
