@@ -242,14 +242,16 @@ def test_norms_may_stand_behind_the_shortcuts():
     assert_equal(block(x), y.permute(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "macs"), [("biformer_small", 25_536_232, 4.46), ("biformer_stl_nchw", 28_372_552, 4.57)]
-)
-def test_variant_costs_what_the_authors_network_costs(name, parameters, macs):
+def test_small_variant_has_the_published_number_of_parameters():
     with torch.device("meta"):
-        model = create_model(name)
-        counted = count_macs(model, torch.empty(1, 3, 224, 224))
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+        model = create_model("biformer_small")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 25_536_232
+
+
+@pytest.mark.parametrize(("name", "macs"), [("biformer_tiny", 2.22), ("biformer_stl_nchw", 4.57)])
+def test_variant_costs_what_the_authors_network_costs(name, macs):
+    with torch.device("meta"):
+        counted = count_macs(create_model(name), torch.empty(1, 3, 224, 224))
     assert counted.total / 1e9 == pytest.approx(macs, abs=0.005)
     assert not counted.uncounted
 
@@ -307,15 +309,6 @@ def test_fused_networks_answer_the_same(network):
         assert_equal(fused(x), model(x))
 
 
-def test_bfloat16_autocast_is_captured_whole():
-    layer = lively(BiLevelRoutingAttention(8, 2, regions=2, topk=2))
-    x = torch.randn(2, 4, 4, 8)
-    compiled = torch.compile(layer, fullgraph=True, backend="eager")
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(compiled(x), layer(x))
-    torch.compiler.reset()
-
-
 # Dense prediction
 
 
@@ -365,6 +358,11 @@ def test_weights_of_a_classifier_start_a_dense_backbone(tmp_path):
         (lambda: BiLevelRoutingAttention(16, param_attention="o"), UnknownName, "qkv"),
         (lambda: BiLevelRoutingAttention(16, router="nearby"), UnknownName, "did you mean 'nearest'"),
         (lambda: BiLevelRoutingAttention(16)(torch.zeros(1, 8, 7, 16)), ShapeError, "14x7, or build with auto_pad"),
+        (
+            lambda: BiLevelRoutingAttention(16, 2, 2, kv_downsample_mode="avgpool")(torch.zeros(1, 6, 8, 16)),
+            ShapeError,
+            "regions of 3x4 cannot be pooled by 4",
+        ),
         (lambda: BiLevelRoutingAttention2d(16)(torch.zeros(1, 16, 8, 6)), ShapeError, "got 8x6"),
         (lambda: BiFormer(**{**SMALL, "topks": (1, 2, 3)}), CallError, "topks has 3 values for 2 stages"),
         (lambda: BiFormer(**{**SMALL, "topks": (1, -3)}), CallError, "positive, 0, -1 or -2, got -3"),

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from torchstone.errors import CallError, ShapeError, unknown_name
-from torchstone.layers.windows import window_merge, window_partition
+from torchstone.layers.windows import Size, window_merge, window_partition
 from torchstone.ops import route_regions, routed_attention
 from torchstone.ops.routed_attention import routed_attention_probabilities
 
@@ -129,41 +129,59 @@ class BiLevelRoutingAttention(nn.Module):
         self.kv_down = _pool(kv_downsample_mode, kv_per_win, kv_downsample_ratio)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        q, k, v, enhancement = self._project(x)
+        height, width = x.shape[1:3]
+        region = self._region(height, width)
+        q, k, v = self._project(x, region)
         routes, weights = self._route(q, k)
-        factors = weights if self.soft_routing else None
-        out = routed_attention(q, self._pooled(k, x), self._pooled(v, x), routes, heads=self.num_heads, weights=factors)
-        return self._finish(out, enhancement, x)
+        out = routed_attention(
+            q,
+            self._pooled(k, region),
+            self._pooled(v, region),
+            routes,
+            heads=self.num_heads,
+            weights=weights if self.soft_routing else None,
+        )
+        values, mixed = (self._map(tokens, region) for tokens in (v, out))
+        enhancement = self.lepe(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.wo((mixed + enhancement)[:, :height, :width])
 
     def trace(self, x: Float[Tensor, "b h w c"]) -> Routed:
         """The output together with routes and attention, to look at."""
-        q, k, _, _ = self._project(x)
+        region = self._region(*x.shape[1:3])
+        q, k, _ = self._project(x, region)
         routes, weights = self._route(q, k)
         factors = weights if self.soft_routing else None
-        pooled = self._pooled(k, x)
-        attention = routed_attention_probabilities(q, pooled, routes, heads=self.num_heads, weights=factors)
+        keys = self._pooled(k, region)
+        attention = routed_attention_probabilities(q, keys, routes, heads=self.num_heads, weights=factors)
         return Routed(self(x), routes, weights, attention)
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        """The map's sides, rounded up to what the regions divide."""
-        return tuple(-(-side // self.regions) * self.regions for side in (height, width))  # type: ignore[return-value]
+    def _region(self, height: int, width: int) -> Size:
+        """Height and width of a region, of the padded map where that is needed."""
+        region = -(-height // self.regions), -(-width // self.regions)
+        padded = region[0] * self.regions, region[1] * self.regions
+        if padded != (height, width) and not self.auto_pad:
+            raise ShapeError(
+                f"{self.regions} regions a side do not divide a map of {height}x{width}; "
+                f"give one of {padded[0]}x{padded[1]}, or build with auto_pad=True"
+            )
+        if isinstance(self.kv_down, (nn.AvgPool2d, nn.MaxPool2d)) and min(region) < int(self.kv_down.kernel_size):
+            raise ShapeError(f"regions of {region[0]}x{region[1]} cannot be pooled by {self.kv_down.kernel_size}")
+        return region
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v by region, (B, S^2, T, .), and the depthwise convolution of the values, (B, H', W', C)."""
-        height, width = x.shape[1:3]
-        padded = self._padded(height, width)
-        if padded != (height, width):
-            if not self.auto_pad:
-                raise ShapeError(
-                    f"{self.regions} regions a side do not divide a map of {height}x{width}; "
-                    f"give one of {padded[0]}x{padded[1]}, or build with auto_pad=True"
-                )
-            x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
-        region = padded[0] // self.regions, padded[1] // self.regions
-        tokens = window_partition(x, region).flatten(1, 2).unflatten(0, (x.shape[0], -1))  # (B, S^2, T, C)
+    def _project(self, x: Tensor, region: Size) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v by region, (B, S^2, T, .)."""
+        batch, height, width, _ = x.shape
+        below, right = region[0] * self.regions - height, region[1] * self.regions - width
+        if below or right:
+            x = F.pad(x, (0, 0, 0, right, 0, below))
+        tokens = window_partition(x, region).flatten(1, 2).unflatten(0, (batch, self.regions**2))  # (B, S^2, T, C)
         q, k, v = self.qkv(tokens).split(self.sizes, -1)
-        values = window_merge(v.flatten(0, 1).unflatten(1, region), *padded)
-        return q, k, v, self.lepe(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return q, k, v
+
+    def _map(self, tokens: Tensor, region: Size) -> Tensor:
+        """The padded map of its regions: (B, S^2, T, c) -> (B, H', W', c)."""
+        windows = tokens.flatten(0, 1).unflatten(1, region)
+        return window_merge(windows, region[0] * self.regions, region[1] * self.regions)
 
     def _route(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Routes and their weights, (B, S^2, topk) both."""
@@ -174,22 +192,12 @@ class BiLevelRoutingAttention(nn.Module):
             means = [mean.detach() for mean in means]
         return route_regions(self.emb(means[0]), self.emb(means[1]), self.topk, scale=self.sizes[0] ** -0.5)
 
-    def _pooled(self, tokens: Tensor, x: Tensor) -> Tensor:
+    def _pooled(self, tokens: Tensor, region: Size) -> Tensor:
         """Keys or values of every region, pooled within it: (B, S^2, T, c) -> (B, S^2, M, c)."""
         if isinstance(self.kv_down, nn.Identity):
             return tokens
-        padded = self._padded(*x.shape[1:3])
-        region = padded[0] // self.regions, padded[1] // self.regions
         maps = tokens.flatten(0, 1).unflatten(1, region).permute(0, 3, 1, 2)  # (B S^2, c, h, w)
         return self.kv_down(maps).flatten(2).mT.unflatten(0, tokens.shape[:2])
-
-    def _finish(self, out: Tensor, enhancement: Tensor, x: Tensor) -> Tensor:
-        """From regions to the map, with the convolution added, projected and cropped."""
-        height, width = x.shape[1:3]
-        padded = self._padded(height, width)
-        region = padded[0] // self.regions, padded[1] // self.regions
-        merged = window_merge(out.flatten(0, 1).unflatten(1, region), *padded)
-        return self.wo((merged + enhancement)[:, :height, :width])
 
 
 class BiLevelRoutingAttention2d(nn.Module):
@@ -225,7 +233,7 @@ class BiLevelRoutingAttention2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         q, k, v = self.qkv(x).chunk(3, 1)
-        region = self._region(x)
+        region = self._region(*x.shape[-2:])
         routes, _ = self._route(q, k, region)
         q, k, values = (_tokens(part, region) for part in (q, k, v))
         out = routed_attention(q, k, values, routes, heads=self.num_heads, scale=x.shape[1] ** -0.5)
@@ -237,19 +245,19 @@ class BiLevelRoutingAttention2d(nn.Module):
     def trace(self, x: Float[Tensor, "b c h w"]) -> Routed:
         """The output together with routes and attention, to look at; R is the number of regions there are."""
         q, k, _ = self.qkv(x).chunk(3, 1)
-        region = self._region(x)
+        region = self._region(*x.shape[-2:])
         routes, weights = self._route(q, k, region)
         q, k = _tokens(q, region), _tokens(k, region)
         attention = routed_attention_probabilities(q, k, routes, heads=self.num_heads, scale=x.shape[1] ** -0.5)
         return Routed(self(x), routes, weights, attention)
 
-    def _region(self, x: Tensor) -> tuple[int, int]:
-        height, width = x.shape[-2:]
+    def _region(self, height: int, width: int) -> Size:
+        """Height and width of a region."""
         if min(height, width) < self.regions:
             raise ShapeError(f"{self.regions} regions a side need a map of as many pixels, got {height}x{width}")
         return height // self.regions, width // self.regions
 
-    def _route(self, q: Tensor, k: Tensor, region: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _route(self, q: Tensor, k: Tensor, region: Size) -> tuple[Tensor, Tensor]:
         """Routes by the means over what is there of each region."""
         pool = partial(F.avg_pool2d, kernel_size=region, ceil_mode=True, count_include_pad=False)
         means = [pool(x.detach().float()).flatten(2).mT for x in (q, k)]  # (B, R, C)
@@ -383,7 +391,7 @@ def _pool(mode: str, per_window: int, ratio: int) -> nn.Module:
     return _POOLS[mode](per_window if mode.startswith("ada") else ratio)
 
 
-def _tokens(x: Tensor, region: tuple[int, int]) -> Tensor:
+def _tokens(x: Tensor, region: Size) -> Tensor:
     """Tokens of each region, zeros where the map ends: (B, c, H, W) -> (B, R, T, c)."""
     pads = [-x.shape[axis] % step for axis, step in zip((-2, -1), region, strict=True)]
     if any(pads):

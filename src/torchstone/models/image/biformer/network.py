@@ -181,11 +181,12 @@ class _Stages(Backbone):
         self.apply(_init_weights)
 
     def _check(self, x: Tensor) -> None:
+        check_images(x, self.in_chans)
         try:
             check_images(x, self.in_chans, self._least(), self.step)
         except ShapeError as error:
-            hint = "; build it with auto_pad=True for sizes between" if self.step > 1 and x.ndim == 4 else ""
-            raise ShapeError(f"{error}{hint if x.shape[1:2] == (self.in_chans,) else ''}") from None
+            hint = "; build it with auto_pad=True for sizes between" if self.step > 1 else ""
+            raise ShapeError(f"{error}{hint}") from None
 
     def _least(self) -> int:
         """The smallest side, in pixels."""
