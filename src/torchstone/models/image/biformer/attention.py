@@ -127,6 +127,7 @@ class BiLevelRoutingAttention(nn.Module):
         self.qkv = nn.Linear(dim, 2 * qk_dim + dim)
         self.wo = nn.Linear(dim, dim) if param_attention == "qkvo" else nn.Identity()
         self.kv_down = _pool(kv_downsample_mode, kv_per_win, kv_downsample_ratio)
+        self.least_region = kv_downsample_ratio if kv_downsample_mode in ("avgpool", "maxpool") else 1
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         height, width = x.shape[1:3]
@@ -164,8 +165,8 @@ class BiLevelRoutingAttention(nn.Module):
                 f"{self.regions} regions a side do not divide a map of {height}x{width}; "
                 f"give one of {padded[0]}x{padded[1]}, or build with auto_pad=True"
             )
-        if isinstance(self.kv_down, (nn.AvgPool2d, nn.MaxPool2d)) and min(region) < int(self.kv_down.kernel_size):
-            raise ShapeError(f"regions of {region[0]}x{region[1]} cannot be pooled by {self.kv_down.kernel_size}")
+        if min(region) < self.least_region:
+            raise ShapeError(f"regions of {region[0]}x{region[1]} cannot be pooled by {self.least_region}")
         return region
 
     def _project(self, x: Tensor, region: Size) -> tuple[Tensor, Tensor, Tensor]:
