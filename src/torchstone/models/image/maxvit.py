@@ -41,11 +41,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, SelectAdaptivePool2d, create_classifier
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from torchstone.errors import CallError, ShapeError, unknown_name
-from torchstone.layers.backbone import Backbone
+from torchstone.layers.backbone import ClassifierHead, HeadedBackbone
 from torchstone.layers.checkpointing import BlockSequence
 from torchstone.layers.checks import check_images
 from torchstone.layers.relative_position import RelativePositionBias, resize_bias_table
@@ -58,7 +58,6 @@ Size = tuple[int, int]
 
 _GELU = partial(nn.GELU, approximate="tanh")
 _ATTENTIONS = ("window", "grid")
-_POOLINGS = ("", "avg", "max", "avgmax", "catavgmax")
 
 
 # Blocks ---------------------------------------------------------------------------------------------------------------
@@ -296,26 +295,24 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
-class Head(nn.Module):
+class Head(ClassifierHead):
     """``W2 tanh(W1 LN(mean X))``: (B, dim, H, W) -> (B, num_classes), or (B, hidden) before the classifier."""
 
+    classifier = "fc"
+
     def __init__(self, dim: int, hidden: int, num_classes: int, drop_rate: float, global_pool: str) -> None:
-        super().__init__()
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        super().__init__(hidden, num_classes, drop_rate, global_pool, _init_weights)
         channels = dim * self.global_pool.feat_mult()
         self.norm = nn.LayerNorm(channels, eps=1e-5)
         self.pre_logits = nn.Sequential()
-        self.pre_logits.add_module("fc", nn.Linear(channels, hidden))
+        self.pre_logits.add_module("fc", nn.Linear(channels, hidden).apply(_init_weights))
         self.pre_logits.add_module("act", nn.Tanh())
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(hidden, num_classes) if num_classes else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "b c h w"], pre_logits: bool = False) -> Float[Tensor, "b d"]:
-        x = self.drop(self.pre_logits(self.norm(self.global_pool(x))))
-        return x if pre_logits else self.fc(x)
+    def features(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b d"]:
+        return self.pre_logits(self.norm(pooled))
 
 
-class MaxViT(Backbone):
+class MaxViT(HeadedBackbone):
     """The MaxViT network.
 
     Args:
@@ -426,43 +423,8 @@ class MaxViT(Backbone):
     def _cut(self, last: int) -> None:
         self.stages = self.stages[:last]
 
-    def forward_head(self, x: Float[Tensor, "b c h w"], pre_logits: bool = False) -> Float[Tensor, "b ..."]:
-        """Logits of a map, or with ``pre_logits`` what the classifier sees: (B, head_hidden_size)."""
-        return self.head(x, pre_logits=pre_logits) if self.global_pool else x
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer; an identity when there are no classes."""
-        return self.head.fc if isinstance(self.head, Head) else self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Start a new classifier.
-
-        Args:
-            num_classes: classes; 0 for none: the network then answers (B, head_hidden_size).
-            global_pool: another pooling; empty for no head at all: the network then answers the unpooled map.
-
-        Raises:
-            UnknownName: an unknown pooling.
-            CallError: classes without pooling.
-        """
-        pooling = self.global_pool if global_pool is None else global_pool
-        if pooling not in _POOLINGS:
-            raise unknown_name("pooling", pooling, _POOLINGS)
-        if num_classes and not pooling:
-            raise CallError(f"a classifier for {num_classes} classes needs pooled features; give a global_pool")
-        head = getattr(self, "head", None)
-        if not pooling:
-            self.head: nn.Module = nn.Identity()
-        elif isinstance(head, Head) and pooling == self.global_pool:
-            _, head.fc = create_classifier(self._head_width, num_classes, "avg")
-            head.fc.apply(_init_weights)
-        else:
-            self.head = Head(self.num_features, self._head_width, num_classes, self.drop_rate, pooling)
-            self.head.apply(_init_weights)
-        like = self.stem.conv1.weight
-        self.head.to(like.device, like.dtype).train(self.training)
-        self.num_classes, self.global_pool = num_classes, pooling
-        self.head_hidden_size = self._head_width if pooling else self.num_features
+    def _new_head(self, num_classes: int, global_pool: str) -> Head:
+        return Head(self.num_features, self._head_width, num_classes, self.drop_rate, global_pool)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameter names by depth, for layer-wise learning rates."""
