@@ -48,11 +48,12 @@ from torchstone.errors import CallError, ShapeError, unknown_name
 from torchstone.layers.backbone import ClassifierHead, HeadedBackbone
 from torchstone.layers.checkpointing import BlockSequence
 from torchstone.layers.checks import check_images
+from torchstone.layers.mbconv import MBConv, SameConv2d
 from torchstone.layers.relative_position import RelativePositionBias, resize_bias_table
 from torchstone.layers.windows import grid_merge, grid_partition, window_merge, window_partition
 from torchstone.models.registry import build_image_model, register_model
 
-__all__ = ["Attention", "AttentionBlock", "MBConv", "MaxViT", "MaxViTBlock", "convert_official"]
+__all__ = ["Attention", "AttentionBlock", "MaxViT", "MaxViTBlock", "convert_official"]
 
 Size = tuple[int, int]
 
@@ -61,89 +62,6 @@ _ATTENTIONS = ("window", "grid")
 
 
 # Blocks ---------------------------------------------------------------------------------------------------------------
-
-
-class SameConv2d(nn.Conv2d):
-    """A 3x3 convolution of stride 1 or 2 whose output has 1/stride of the (even) input's height and width.
-
-    At stride 2 it pads one pixel at the right and lower border only, where TensorFlow puts it.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int = 1, groups: int = 1, bias: bool = True
-    ) -> None:
-        super().__init__(in_channels, out_channels, 3, stride, padding=int(stride == 1), groups=groups, bias=bias)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
-        return super().forward(F.pad(x, (0, 1, 0, 1)) if self.stride[0] == 2 else x)
-
-
-class SqueezeExcitation(nn.Module):
-    """``X * sigmoid(W2 SiLU(W1 mean(X)))``.
-
-    Shape:
-        (B, channels, H, W) -> (B, channels, H, W)
-    """
-
-    def __init__(self, channels: int, squeezed: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.fc2 = nn.Conv2d(squeezed, channels, 1)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return x * self.fc2(F.silu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
-
-
-class Shortcut(nn.Module):
-    """The map beside a branch: pooled for stride 2, projected for other channels."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.pool = nn.AvgPool2d(2) if stride == 2 else nn.Identity()
-        self.expand = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
-        return self.expand(self.pool(x))
-
-
-class MBConv(nn.Module):
-    """Inverted residual with squeeze-and-excitation and a batch norm in front.
-
-    ``shortcut(X) + W_c SE(GELU BN DWConv_3x3 GELU BN W_e BN(X))``; hidden channels are four times the output's, the
-    squeezed ones a quarter of the output's.
-
-    Args:
-        in_channels: channels of the input.
-        channels: channels C of the output.
-        stride: 1 or 2.
-        drop_path: probability that a sample skips the branch while training.
-        momentum: of the running statistics.
-
-    Shape:
-        (B, in_channels, H, W) -> (B, C, H / stride, W / stride)
-    """
-
-    def __init__(
-        self, in_channels: int, channels: int, stride: int = 1, drop_path: float = 0.0, momentum: float = 0.01
-    ) -> None:
-        super().__init__()
-        hidden = 4 * channels
-        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=momentum)
-        self.shortcut = Shortcut(in_channels, channels, stride)
-        self.pre_norm = norm(in_channels)
-        self.conv1_1x1 = nn.Conv2d(in_channels, hidden, 1, bias=False)
-        self.norm1 = norm(hidden)
-        self.conv2_kxk = SameConv2d(hidden, hidden, stride, groups=hidden, bias=False)
-        self.norm2 = norm(hidden)
-        self.act = _GELU()
-        self.se = SqueezeExcitation(hidden, channels // 4)
-        self.conv3_1x1 = nn.Conv2d(hidden, channels, 1)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
-        branch = self.act(self.norm1(self.conv1_1x1(self.pre_norm(x))))
-        branch = self.se(self.act(self.norm2(self.conv2_kxk(branch))))
-        return self.shortcut(x) + self.drop_path(self.conv3_1x1(branch))
 
 
 class Attention(nn.Module):
@@ -255,7 +173,8 @@ class MaxViTBlock(nn.Module):
         momentum: float = 0.01,
     ) -> None:
         super().__init__()
-        self.conv = MBConv(in_channels, dim, stride, drop_path, momentum)
+        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=momentum)
+        self.conv = MBConv(in_channels, dim, stride, norm=norm, act=_GELU, drop_path=drop_path)
         sizes = {"window": window, "grid": grid}
         self.attn_block, self.attn_grid = (
             AttentionBlock(dim, sizes[name], name, head_dim, drop_path) if name in attentions else nn.Identity()
