@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.ops import block_fft, inverse_block_fft, long_conv, monarch_conv, route_regions, routed_attention
+from torchstone.ops import (
+    block_fft,
+    fused_block,
+    inverse_block_fft,
+    long_conv,
+    monarch_conv,
+    route_regions,
+    routed_attention,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,8 @@ class OpCall:
         empty: other shapes, with nothing in them, that it takes as well.
         options: keyword arguments.
         batched: how many of the operands have a batch axis in front.
+        float32_inside: whether half-precision operands are computed in float32 throughout; an operator of several
+            matrix products may round what passes between them.
     """
 
     op: Callable[..., Tensor]
@@ -27,6 +37,7 @@ class OpCall:
     empty: tuple[tuple[tuple[int, ...], ...], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     batched: int = 1
+    float32_inside: bool = True
 
     def operands(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -57,6 +68,21 @@ def bi_level_attention(query: Tensor, key: Tensor, value: Tensor, count: int, he
 
 _EMPTY = (((0, 2, 7), (2, 7)), ((2, 0, 7), (0, 7)), ((2, 2, 0), (2, 7)), ((2, 2, 7), (2, 0)))
 
+
+def _block(batch: int, channels: int, out: int | None = None) -> tuple[tuple[int, ...], ...]:
+    """Shapes of a fused block's operands: groups of 2 channels, 6 hidden ones."""
+    out = out or channels
+    return (
+        (batch, channels, 5, 5),
+        (channels, 2, 3, 3),
+        (channels,),
+        (6, channels, 1, 1),
+        (6,),
+        (out, 6, 1, 1),
+        (out,),
+    )
+
+
 OP_CALLS = {
     "long_conv, causal": OpCall(long_conv, ((2, 3, 11), (3, 11)), _EMPTY),
     "long_conv, bidirectional": OpCall(long_conv, ((2, 3, 9), (3, 14), (3, 5))),
@@ -76,6 +102,10 @@ OP_CALLS = {
         ((2, 4, 3, 4), (2, 4, 2, 4), (2, 4, 2, 6)),
         options={"count": 2, "heads": 2, "soft": True},
         batched=3,
+    ),
+    "fused_block": OpCall(fused_block, _block(2, 4), (_block(0, 4),), float32_inside=False),
+    "fused_block, without residual": OpCall(
+        fused_block, _block(3, 4, out=2), options={"residual": False}, float32_inside=False
     ),
     "inverse_block_fft": OpCall(inverse_block_fft, ((2, 2, 6),), (((0, 2, 6),),), {"points": 32}),
 }

@@ -16,6 +16,7 @@ from torchstone.errors import unknown_name
 Shapes = tuple[tuple[int, ...], ...]
 
 _ROOMS = {
+    "fused_block": "torchstone.ops.fused_block.workload",
     "long_conv": "torchstone.ops.long_conv.workload",
     "routed_attention": "torchstone.ops.routed_attention.workload",
 }

@@ -31,7 +31,8 @@ def _routes(query: Tensor, key: Tensor) -> Tensor:
     return route_regions(query.mean(2), key.mean(2), min(TOPK, key.shape[1]))[0]
 
 
-def _routed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def route_and_attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The operator behind the routes that the regions' means give."""
     return routed_attention(query, key, value, _routes(query, key), heads=_heads(query))
 
 
@@ -86,7 +87,7 @@ WORKLOAD = Workload(
     settings={"batch": 1, "channels": 64, "regions": 7},
     shapes=_shapes,
     contenders={
-        "routed_attention": Contender(_routed, True, "whole regions gathered once, fused attention"),
+        "routed_attention": Contender(route_and_attend, True, "whole regions gathered once, fused attention"),
         "element by element": Contender(_by_element, True, "torch.gather and a softmax that is kept, the usual way"),
         "masked": Contender(_masked, True, "full attention with a mask, the square of all tokens"),
         "windows": Contender(_windows, False, "each region attends to itself alone"),
