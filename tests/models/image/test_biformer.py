@@ -248,11 +248,10 @@ def test_small_variant_has_the_published_number_of_parameters():
     assert sum(parameter.numel() for parameter in model.parameters()) == 25_536_232
 
 
-@pytest.mark.parametrize(("name", "macs"), [("biformer_tiny", 2.22), ("biformer_stl_nchw", 4.57)])
-def test_variant_costs_what_the_authors_network_costs(name, macs):
+def test_it_costs_what_the_authors_network_costs():
     with torch.device("meta"):
-        counted = count_macs(create_model(name), torch.empty(1, 3, 224, 224))
-    assert counted.total / 1e9 == pytest.approx(macs, abs=0.005)
+        counted = count_macs(create_model("biformer_tiny"), torch.empty(1, 3, 224, 224))
+    assert counted.total / 1e9 == pytest.approx(2.22, abs=0.005)
     assert not counted.uncounted
 
 
