@@ -294,10 +294,10 @@ class GLMixBlock(nn.Module):
 
 def _root(num_slots: int) -> int:
     """The side of a square of so many slots."""
-    root = math.isqrt(max(num_slots, 0))
-    if num_slots < 1 or root**2 != num_slots:
-        below, above = max(root, 1) ** 2, (root + 1) ** 2
-        raise CallError(f"pooled slots form a square: num_slots must be {below} or {above}, got {num_slots}")
+    root = math.isqrt(max(num_slots, 1))
+    if root**2 != num_slots:
+        squares = f"{root**2} or {(root + 1) ** 2}"
+        raise CallError(f"pooled slots form a square: num_slots must be {squares}, got {num_slots}")
     return root
 
 

@@ -24,6 +24,7 @@ from torchstone.models.image.glmix.blocks import (
     TokenAttentionBlock,
     init_weights,
 )
+from torchstone.models.pretrained import Convert
 from torchstone.models.registry import build_image_model, register_model
 
 T = TypeVar("T")
@@ -270,7 +271,14 @@ _HYBRID: Mapping[str, Any] = {
 }
 
 
-def build(cls: type[nn.Module], name: str, pretrained: bool, variant: Mapping[str, Any], **kwargs: Any) -> nn.Module:
+def build(
+    cls: type[nn.Module],
+    name: str,
+    pretrained: bool,
+    variant: Mapping[str, Any],
+    convert: Convert | None = None,
+    **kwargs: Any,
+) -> nn.Module:
     """Build a variant, or with ``kwargs`` a network that differs from it in these arguments."""
     kwargs = {**variant, **kwargs}
     stages, side = len(kwargs.get("depths", (2, 2, 6, 2))), 32 if name.endswith("_mini32") else 224
@@ -291,6 +299,7 @@ def build(cls: type[nn.Module], name: str, pretrained: bool, variant: Mapping[st
             "first_conv": f"downsample_layers.0.{int(overlapped)}",
             "classifier": "head",
         },
+        convert=convert,
         feature_cfg={"out_indices": tuple(range(stages)), "feature_cls": "getter"},
         **kwargs,
     )

@@ -16,6 +16,7 @@ and the network answers ``cls + 0.5 max_i aux_i``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -215,16 +216,25 @@ class TokenLabelGLNet(GLNet):
         return self.criterion(self.forward_mixed(x), target)
 
 
+def adapt_heads(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Released weights for a model: where their classes are others than its own, both classifiers start anew."""
+    own = model.state_dict()
+    if state["head.weight"].shape == own.get("head.weight", torch.empty(0)).shape:
+        return dict(state)
+    kept = {name: value for name, value in state.items() if not name.startswith("tklb_aux_head.")}
+    return kept | {name: value for name, value in own.items() if name.startswith("tklb_aux_head.")}
+
+
 # Factories ------------------------------------------------------------------------------------------------------------
 
 
 @register_model
 def glnet_4g_tklb(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """GLNet-4G with token labelling."""
-    return build(TokenLabelGLNet, "glnet_4g_tklb", pretrained, hybrid("4g"), **kwargs)
+    return build(TokenLabelGLNet, "glnet_4g_tklb", pretrained, hybrid("4g"), adapt_heads, **kwargs)
 
 
 @register_model
 def glnet_9g_tklb(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """GLNet-9G with token labelling."""
-    return build(TokenLabelGLNet, "glnet_9g_tklb", pretrained, hybrid("9g"), **kwargs)
+    return build(TokenLabelGLNet, "glnet_9g_tklb", pretrained, hybrid("9g"), adapt_heads, **kwargs)
