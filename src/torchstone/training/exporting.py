@@ -1,7 +1,7 @@
 """A model outside Python: ``torch.export`` (``.pt2``) or ONNX (``.onnx``), checked against the eager model.
 
-exported = export_model(model, lambda batch: (torch.randn(batch, 3, 32, 32),), "model.onnx")
-print(exported.difference)
+    exported = export_model(model, lambda batch: (torch.randn(batch, 3, 32, 32),), "model.onnx")
+    print(exported.difference)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models as users name them - a run, a transformed model's folder, ``MODEL[@WEIGHTS]`` - transformed and exported.
 
-reports = transform_model("runs/digits", [TransformSpec("tune_mode")], "tuned")
-exported = export("tuned", "tuned.onnx")
+    reports = transform_model("runs/digits", [TransformSpec("tune_mode")], "tuned")
+    exported = export("tuned", "tuned.onnx")
 """
 
 from __future__ import annotations

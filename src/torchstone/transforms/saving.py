@@ -1,7 +1,7 @@
 """A model as a folder that holds no code: ``model.json`` (factory, arguments, plans) and ``model.safetensors``.
 
-save_model("folder", model, "timm:resnet18", {"num_classes": 10}, plans=[result.plan])
-model = load_model("folder")              # in any process: built, transformed by the plans, weights loaded strictly
+    save_model("folder", model, "timm:resnet18", {"num_classes": 10}, plans=[result.plan])
+    model = load_model("folder")              # in any process: built, transformed by the plans, weights loaded strictly
 """
 
 from __future__ import annotations

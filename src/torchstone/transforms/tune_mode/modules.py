@@ -113,13 +113,7 @@ class _TuneTransposed(TuneLayer):
         own = cast(_ConvTransposeNd, self)
         spatial = weight.ndim - 2
         padding = own._output_padding(
-            x,
-            output_size,
-            own.stride,
-            own.padding,
-            own.kernel_size,
-            spatial,
-            own.dilation,  # type: ignore[arg-type]
+            x, output_size, own.stride, own.padding, own.kernel_size, spatial, own.dilation  # type: ignore[arg-type]
         )
         function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
         return function(x, weight, bias, own.stride, own.padding, padding, own.groups, own.dilation)  # type: ignore[arg-type]
