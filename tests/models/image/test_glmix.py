@@ -382,7 +382,7 @@ def test_both_heads_are_replaced_for_other_classes(tmp_path):
     ("call", "error", "message"),
     [
         (lambda: GLMixBlock(8, 2, 10), CallError, "num_slots must be 9 or 16, got 10"),
-        (lambda: GLMixBlock(8, 2, -1), CallError, "num_slots must be 1 or 4, got -1"),
+        (lambda: GLMixBlock(8, 2, -1), CallError, "must not be negative, got -1"),
         (lambda: GLMixBlock(8, 3, 4), CallError, "8 channels cannot be divided among 3 heads"),
         (lambda: GLMixBlock(8, 2, 4, local_dw_ks=4), CallError, "nearest are 3 and 5"),
         (lambda: GLMixBlock(8, 2, 4, slot_init="pool"), UnknownName, "did you mean 'ada_avgpool'"),

@@ -204,7 +204,7 @@ class GLMixBlock(nn.Module):
         (B, C, H, W) -> (B, C, H, W), of any height and width.
 
     Raises:
-        CallError: a number of slots that is no square, an even kernel, channels that the heads do not divide.
+        CallError: a number of slots that is negative or no square, an even kernel, channels that the heads do not divide.
         UnknownName: an unknown ``slot_init`` or ``scale_mode``.
     """
 
@@ -229,10 +229,12 @@ class GLMixBlock(nn.Module):
             raise unknown_name("slot_init", slot_init, SLOT_INITS)
         if scale_mode not in SCALE_MODES:
             raise unknown_name("scale_mode", scale_mode, SCALE_MODES)
+        if num_slots < 0:
+            raise CallError(f"num_slots must not be negative, got {num_slots}")
         self.num_slots = num_slots
         self.slot_init = slot_init
         if num_slots:
-            scale = torch.tensor(slot_scale or dim**-0.5)
+            scale = torch.tensor(dim**-0.5 if slot_scale is None else slot_scale)
             if scale_mode == "learnable":
                 self.slot_scale: Tensor = nn.Parameter(scale)
             else:
@@ -294,7 +296,7 @@ class GLMixBlock(nn.Module):
 
 def _root(num_slots: int) -> int:
     """The side of a square of so many slots."""
-    root = math.isqrt(max(num_slots, 1))
+    root = math.isqrt(num_slots)
     if root**2 != num_slots:
         squares = f"{root**2} or {(root + 1) ** 2}"
         raise CallError(f"pooled slots form a square: num_slots must be {squares}, got {num_slots}")
