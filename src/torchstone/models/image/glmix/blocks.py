@@ -204,7 +204,8 @@ class GLMixBlock(nn.Module):
         (B, C, H, W) -> (B, C, H, W), of any height and width.
 
     Raises:
-        CallError: a number of slots that is negative or no square, an even kernel, channels that the heads do not divide.
+        CallError: a number of slots that is negative or no square, an even kernel, channels that the heads do not
+            divide.
         UnknownName: an unknown ``slot_init`` or ``scale_mode``.
     """
 
