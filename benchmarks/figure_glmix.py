@@ -60,7 +60,7 @@ def main() -> None:
     pictures = torch.cat([photographs(SIDE), resized(images[list(SHOWN)], SIDE)])
     columns = draw(pictures, maps(model, (pictures - normalise["mean"]) / normalise["std"], options.block)[1])
     options.figure.parent.mkdir(parents=True, exist_ok=True)
-    sheet(columns, AS_THEY_ARE).save(options.figure)
+    sheet(columns, AS_THEY_ARE).quantize(128).save(options.figure, optimize=True)
 
     name, trained = maps(model, normalised, options.block)
     colours = [clusters(image, trained.shape[1], trained.shape[-2:]) for image in images]

@@ -219,7 +219,8 @@ class TokenLabelGLNet(GLNet):
 def adapt_heads(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Released weights for a model: where their classes are others than its own, both classifiers start anew."""
     own = model.state_dict()
-    if state["head.weight"].shape == own.get("head.weight", torch.empty(0)).shape:
+    theirs, ours = (head["head.weight"].shape if "head.weight" in head else None for head in (state, own))
+    if theirs is None or theirs == ours:
         return dict(state)
     kept = {name: value for name, value in state.items() if not name.startswith("tklb_aux_head.")}
     return kept | {name: value for name, value in own.items() if name.startswith("tklb_aux_head.")}
