@@ -173,9 +173,7 @@ def test_attention_blocks_differ_in_their_layout_only():
 # Network
 
 
-@pytest.mark.parametrize(
-    ("name", "millions"), [("glnet_9g", "60.011"), ("glnet_4g_tklb", "27.515"), ("glnet_9g_tklb", "60.780")]
-)
+@pytest.mark.parametrize(("name", "millions"), [("glnet_4g_tklb", "27.515"), ("glnet_9g_tklb", "60.780")])
 def test_variant_has_the_authors_number_of_parameters(name, millions):
     with torch.device("meta"):
         model = create_model(name)
