@@ -196,10 +196,14 @@ class Classification(Supervised):
     """A classifier: cross entropy with label smoothing, mixup and CutMix; accuracy.
 
     The batch is ``(inputs, labels)``; the model maps inputs to logits of shape (B, num_classes). The training loss is
-    cross entropy against targets smoothed by s, (1 - s) y + s / num_classes, after mixup or CutMix of the batch.
+    cross entropy against targets smoothed by s, (1 - s) y + s / num_classes, after mixup or CutMix of the batch; or,
+    of a model that has one, its own ``training_loss(inputs, targets)``, a scalar, with such targets (B, num_classes).
 
     Args:
         num_classes: number of logits.
+
+    Raises:
+        CallError: ``train.loss`` is set for a model with a training loss of its own.
     """
 
     def __init__(
@@ -209,16 +213,28 @@ class Classification(Supervised):
         super().__init__(model, train, seed=seed, steps_per_epoch=steps_per_epoch, metric=accuracy)
         self.num_classes = num_classes
         self.mix = _mixing(train, num_classes)
+        self.own_loss = getattr(model, "training_loss", None)
+        if self.own_loss is not None and train.loss != "cross_entropy":
+            raise CallError(
+                f"train.loss={train.loss} has no effect on {type(model).__name__}, which has its own: remove it"
+            )
 
     def training_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, targets = batch
         if self.mix is not None:
             images, targets = self.mix(images, targets)
-        logits, smoothing = self._logits(images), self.train_spec.label_smoothing
+        if self.own_loss is not None:
+            return self.own_loss(images, self._smoothed(targets))
+        logits = self._logits(images)
         if self.train_spec.loss == "cross_entropy":
-            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+            return F.cross_entropy(logits, targets, label_smoothing=self.train_spec.label_smoothing)
+        return F.binary_cross_entropy_with_logits(logits, self._smoothed(targets))
+
+    def _smoothed(self, targets: Tensor) -> Tensor:
+        """(B, num_classes) shares of labels (B,) or of mixed targets, smoothed."""
         shares = targets if targets.ndim == 2 else F.one_hot(targets, self.num_classes)
-        return F.binary_cross_entropy_with_logits(logits, shares * (1 - smoothing) + smoothing / self.num_classes)
+        smoothing = self.train_spec.label_smoothing
+        return shares * (1 - smoothing) + smoothing / self.num_classes
 
     def outputs(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = batch
