@@ -150,7 +150,7 @@ def create_optimizer(
 
 
 def _own_decays(model: nn.Module, train: TrainSpec) -> dict[str, float]:
-    """The parameters for which ``train.weight_decay_for`` has a weight decay, and which; the longest beginning counts."""
+    """The weight decay of the parameters that ``train.weight_decay_for`` names; the longest beginning counts."""
     names = [_bare(name) for name, _ in model.named_parameters()]
     found: dict[str, float] = {}
     for beginning, decay in sorted(train.weight_decay_for.items(), key=lambda item: len(item[0])):
