@@ -64,9 +64,10 @@ def link(edge_index: Int[Tensor, "2 e"], num_nodes: int, dtype: torch.dtype = to
     """
     node, neighbor = edge_index
     forth, back = node * num_nodes + neighbor, neighbor * num_nodes + node
-    # In the order of their numbers, the k-th edge forth and the k-th edge back have the same two ends.
-    by_forth, by_back = forth.argsort(stable=True), back.argsort(stable=True)
     captured = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    # In the order of their numbers, the k-th edge forth and the k-th edge back have the same two ends. ONNX has no
+    # stable sort; without it equal edges, whose maps are equal, may be paired crosswise.
+    by_forth, by_back = (keys.sort().indices if captured else keys.argsort(stable=True) for keys in (forth, back))
     if not captured and not torch.equal(forth[by_forth], back[by_back]):
         times = Counter(zip(*edge_index.tolist(), strict=True))
         i, j = next((i, j) for (i, j), count in times.items() if times[j, i] != count)
