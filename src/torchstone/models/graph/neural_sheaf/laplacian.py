@@ -48,6 +48,14 @@ class Links:
     def num_nodes(self) -> int:
         return self.degree.shape[0]
 
+    def mirrored(self, values: Float[Tensor, "e ..."]) -> Float[Tensor, "e ..."]:
+        """What the other direction of each edge has."""
+        return values.index_select(0, self.reverse)
+
+    def across(self, values: Float[Tensor, "n ..."]) -> Float[Tensor, "e ..."]:
+        """Products of what the two ends of each edge have."""
+        return values.index_select(0, self.node) * values.index_select(0, self.neighbor)
+
     def sum(self, values: Float[Tensor, "e ..."]) -> Float[Tensor, "n ..."]:
         """Sums over the edges of each node."""
         return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.node, values)
@@ -117,7 +125,8 @@ class SheafLaplacian:
         found, start = [], 0
         for part in self.parts:
             own = x[:, start : start + part.dim]
-            found.append(_times(part.diagonal, own) + self.links.sum(_times(part.off, own[self.links.neighbor])))
+            others = _times(part.off, own.index_select(0, self.links.neighbor))
+            found.append(_times(part.diagonal, own) + self.links.sum(others))
             start += part.dim
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
@@ -169,7 +178,7 @@ def diagonal_laplacian(
     """
     _check(normalization)
     maps = maps * links.real[:, None]
-    transport = -maps * maps[links.reverse]
+    transport = -maps * links.mirrored(maps)
     diagonal = links.sum(maps.square())
     if normalization == "none":
         learned = Blocks(diagonal, transport)
@@ -203,7 +212,7 @@ def bundle_laplacian(
     maps = orthogonal_matrices(params, dim, orthogonal)
     weight = links.real[:, None] if edge_weight is None else edge_weight * links.real[:, None]  # (E, 1)
     maps = maps * weight[:, :, None]
-    transport = -(maps.mT @ maps[links.reverse])
+    transport = _transport(maps, links)
     diagonal = links.sum(weight.square())  # (N, 1), the same for every coordinate
     scale = (diagonal + 1).rsqrt()
     learned = _scaled(Blocks(diagonal.expand(-1, dim), transport), scale, links)
@@ -227,13 +236,13 @@ def general_laplacian(
     """
     _check(normalization)
     maps = maps * links.real[:, None, None]
-    transport = -(maps.mT @ maps[links.reverse])
+    transport = _transport(maps, links)
     blocks = Blocks(links.sum(maps.mT @ maps), transport)
     if normalization == "degree":
         blocks = _scaled(blocks, (links.degree[:, None] * maps.shape[1] + 1).rsqrt(), links)
     elif normalization == "sheaf":
         scale = inverse_square_root(blocks.diagonal + torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device))
-        off = scale[links.node] @ transport @ scale[links.neighbor]
+        off = scale.index_select(0, links.node) @ transport @ scale.index_select(0, links.neighbor)
         blocks = Blocks((scale @ blocks.diagonal @ scale).clamp(-1, 1), off.clamp(-1, 1))
     return _assembled(links, blocks, transport, normalization, fixed)
 
@@ -261,11 +270,18 @@ def _assembled(
 
 def _scaled(blocks: Blocks, scale: Tensor, links: Links) -> Blocks:
     """s_i L_ij s_j for numbers s (N, 1), or one for each coordinate of diagonal blocks (N, d)."""
-    across = scale[links.node] * scale[links.neighbor]
+    across = links.across(scale)
     if blocks.off.ndim == 3:
         across = across[:, :, None]
     own = scale.square() if blocks.diagonal.ndim == 2 else scale.square()[:, :, None]
     return Blocks(own * blocks.diagonal, across * blocks.off)
+
+
+def _transport(maps: Tensor, links: Links) -> Tensor:
+    """-F_ij^T F_ji, (E, d, d), with the edges last in memory: products of small matrices as sums of long vectors."""
+    entries = maps.permute(1, 2, 0)
+    other = entries.index_select(2, links.reverse)
+    return -(entries[:, :, None] * other[:, None]).sum(0).permute(2, 0, 1)
 
 
 def _check(normalization: str) -> None:

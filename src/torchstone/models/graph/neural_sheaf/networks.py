@@ -61,7 +61,7 @@ class MapLearner(nn.Module):
     def forward(self, x: Float[Tensor, "n s f"], links: Links) -> Float[Tensor, "e ..."]:
         """(N, D, f) to (E, *shape)."""
         first, second = self.ends(x)
-        values = first[links.node] + second[links.neighbor]
+        values = first.index_select(0, links.node) + second.index_select(0, links.neighbor)
         return ACTIVATIONS[self.activation](values).unflatten(1, self.shape)
 
 
@@ -98,7 +98,7 @@ class EdgeWeightLearner(MapLearner):
     def forward(self, x: Float[Tensor, "n s f"], links: Links) -> Float[Tensor, "e 1"]:
         """(N, D, f) to (E, 1)."""
         weights = super().forward(x, links).sigmoid()
-        return weights * weights[links.reverse]
+        return weights * links.mirrored(weights)
 
 
 # --- networks

@@ -62,8 +62,8 @@ def orthogonal_matrices(params: Float[Tensor, "e p"], dim: int, kind: str) -> Fl
     if kind == "euler":
         return _rotation(2 * math.pi * params, dim)
     if kind == "householder":
-        return _reflections(_lower_triangle(params, dim, -1))
-    triangle = _lower_triangle(params, dim, 0)
+        return _reflections(_lower_triangle(params, dim, -1)).permute(2, 0, 1)
+    triangle = _lower_triangle(params, dim, 0).permute(2, 0, 1)
     skew = triangle - triangle.mT
     if kind == "matrix_exp":
         return torch.matrix_exp(skew)
@@ -72,21 +72,25 @@ def orthogonal_matrices(params: Float[Tensor, "e p"], dim: int, kind: str) -> Fl
 
 
 def _lower_triangle(params: Tensor, dim: int, offset: int) -> Tensor:
-    """(E, p) to (E, d, d), filled row by row up to the diagonal ``offset``."""
+    """(E, p) to (d, d, E), filled row by row up to the diagonal ``offset``.
+
+    With the edges last, in memory too, products of such small matrices are sums of long vectors.
+    """
     row, column = torch.tril_indices(dim, dim, offset, device=params.device)
-    place = (row * dim + column).expand(params.shape[0], -1)
-    return params.new_zeros(params.shape[0], dim * dim).scatter(1, place, params).unflatten(1, (dim, dim))
+    place = (row * dim + column)[:, None].expand(-1, params.shape[0])
+    return params.new_zeros(dim * dim, params.shape[0]).scatter(0, place, params.t()).unflatten(0, (dim, dim))
 
 
 def _reflections(triangle: Tensor) -> Tensor:
-    """The product of the reflections along the columns of a strictly lower triangle with ones on its diagonal."""
-    dim = triangle.shape[-1]
-    identity = torch.eye(dim, dtype=triangle.dtype, device=triangle.device)
+    """The product of the reflections along the columns of a strictly lower triangle with ones on its diagonal, both
+    (d, d, E)."""
+    dim = triangle.shape[0]
+    identity = torch.eye(dim, dtype=triangle.dtype, device=triangle.device)[:, :, None]
     normals = triangle + identity
-    scaled = 2 * normals / normals.square().sum(1, keepdim=True)
-    product = identity.expand_as(normals)
-    for k in reversed(range(dim)):
-        product = product - scaled[:, :, k, None] * (normals[:, :, k, None] * product).sum(1, keepdim=True)
+    scaled = 2 * normals / normals.square().sum(0)
+    product = identity - 2 * identity[:, -1:] * identity[-1:]  # the last normal is the last axis
+    for k in reversed(range(dim - 1)):
+        product = product - scaled[:, k, None] * (normals[:, k, None] * product).sum(0)
     return product
 
 
