@@ -13,7 +13,8 @@ Laplacian 75 % at most, (heterophily) the sheaf network's best depth is 10 point
 
     python benchmarks/claim_neural_sheaf.py --data texas.npz
 
-Killed, the same command goes on where it was. Without ``--data`` the figures are drawn anew from the result file.
+Killed, the same command goes on where it was. ``--only separation`` runs the first part alone, which takes seconds; a
+part that has not run does not count as one that holds. ``--only figures`` draws the figures anew from the result file.
 """
 
 from __future__ import annotations
@@ -94,33 +95,32 @@ def recipe(network: str, depth: int, split: int, data: Path, epochs: int) -> Rec
 
 
 def results(scores: dict[str, dict[int, list[float]]], separated: dict[str, list[list[float]]]) -> dict[str, Any]:
-    """Means and spreads, and which parts of the claim hold."""
+    """Means and spreads, and which parts of the claim hold; those that need ``scores`` are None without them."""
     accuracy = {
         name: [{"depth": depth, **summary(found)} for depth, found in by_depth.items()]
         for name, by_depth in scores.items()
     }
+    steps = (0, *STEPS)
     diffusion = {
-        name: [
-            {"steps": step, **summary(list(found))}
-            for step, found in zip((0, *STEPS), zip(*runs, strict=True), strict=True)
-        ]
+        name: [{"steps": step, **summary(found)} for step, *found in zip(steps, *runs, strict=True)]
         for name, runs in separated.items()
     }
-    best = {name: max(row["mean"] for row in rows) for name, rows in accuracy.items()}
-    lost = {name: best[name] - rows[-1]["mean"] for name, rows in accuracy.items()}
-    parts = {
-        "separation": diffusion["signs"][-1]["mean"] >= SEPARATED and diffusion["graph"][-1]["mean"] <= UNSEPARATED,
-        "heterophily": best["neural_sheaf"] - best["gcn"] >= AHEAD,
-        "depth": lost["neural_sheaf"] <= STEADY and lost["gcn"] >= FALLEN,
+    ends = {name: rows[-1]["mean"] for name, rows in diffusion.items()}
+    parts: dict[str, bool | None] = {
+        "separation": ends["signs"] >= SEPARATED and ends["graph"] <= UNSEPARATED,
+        "heterophily": None,
+        "depth": None,
     }
-    return {
-        "accuracy": accuracy,
-        "separability": diffusion,
-        "points_ahead_at_the_best_depths": round(best["neural_sheaf"] - best["gcn"], 2),
-        "points_lost_at_the_largest_depth": {name: round(fall, 2) for name, fall in lost.items()},
-        "parts": parts,
-        "holds": "yes" if all(parts.values()) else "partly" if any(parts.values()) else "no",
-    }
+    found: dict[str, Any] = {"separability": diffusion, "accuracy": accuracy, "parts": parts}
+    if accuracy:
+        best = {name: max(row["mean"] for row in rows) for name, rows in accuracy.items()}
+        lost = {name: best[name] - rows[-1]["mean"] for name, rows in accuracy.items()}
+        parts["heterophily"] = best["neural_sheaf"] - best["gcn"] >= AHEAD
+        parts["depth"] = lost["neural_sheaf"] <= STEADY and lost["gcn"] >= FALLEN
+        found["points_ahead_at_the_best_depths"] = round(best["neural_sheaf"] - best["gcn"], 2)
+        found["points_lost_at_the_largest_depth"] = {name: round(fall, 2) for name, fall in lost.items()}
+    held = [bool(part) for part in parts.values()]
+    return {**found, "holds": "yes" if all(held) else "partly" if any(held) else "no"}
 
 
 def summary(found: list[float]) -> dict[str, Any]:
@@ -129,16 +129,6 @@ def summary(found: list[float]) -> dict[str, Any]:
 
 
 def draw_all(found: dict[str, Any]) -> None:
-    draw(
-        IMAGES / "neural_sheaf_depth.svg",
-        {
-            NAMES[name]: [Point(row["depth"], row["mean"], row["std"]) for row in found["accuracy"][name]]
-            for name in NAMES
-        },
-        title="Accuracy against depth on Texas, each trained by its authors' settings",
-        x="layers",
-        y="test accuracy, %",
-    )
     draw(
         IMAGES / "neural_sheaf_separation.svg",
         {
@@ -149,33 +139,57 @@ def draw_all(found: dict[str, Any]) -> None:
         x="steps of diffusion",
         y="nodes told apart, %",
     )
+    if found["accuracy"]:
+        draw(
+            IMAGES / "neural_sheaf_depth.svg",
+            {
+                NAMES[name]: [Point(row["depth"], row["mean"], row["std"]) for row in found["accuracy"][name]]
+                for name in NAMES
+            },
+            title="Accuracy against depth on Texas, each trained by its authors' settings",
+            x="layers",
+            y="test accuracy, %",
+        )
+
+
+def train_all(data: Path, splits: int, epochs: int, runs: Path) -> dict[str, dict[int, list[float]]]:
+    """Test accuracy in per cent by network and depth, one for each split."""
+    scores: dict[str, dict[int, list[float]]] = {name: {depth: [] for depth in DEPTHS} for name in NAMES}
+    for depth in DEPTHS:
+        for network in NAMES:
+            for split in range(splits):
+                one = recipe(network, depth, split, data, epochs)
+                run = fit(one, runs / f"{network}-{depth}-{split}", device="cpu")
+                accuracy = 100 * evaluate(run.path, "test", device="cpu").score
+                scores[network][depth].append(accuracy)
+                print(f"{network}, {depth} layers, split {split}: {accuracy:.1f} %", flush=True)
+    return scores
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="texas.npz; without it only the figures are drawn")
+    parser.add_argument("--data", type=Path, help="texas.npz")
+    parser.add_argument("--only", choices=["separation", "figures"])
     parser.add_argument("--splits", type=int, default=3, choices=range(2, 11), metavar="2..10")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--runs", type=Path, default=Path("runs/claim_neural_sheaf"))
     given = parser.parse_args()
-    if given.data is not None:
-        seeds = range(5)
-        each = [separability(seed) for seed in seeds]
+    if given.data is None and given.only is None:
+        parser.error("give --data, or --only separation, which needs none")
+    if given.only != "figures":
+        each = [separability(seed) for seed in range(5)]
         separated = {name: [one[name] for one in each] for name in SHEAVES}
         print({name: [found[-1] for found in runs] for name, runs in separated.items()}, flush=True)
-        scores: dict[str, dict[int, list[float]]] = {name: {depth: [] for depth in DEPTHS} for name in NAMES}
-        for depth in DEPTHS:
-            for network in NAMES:
-                for split in range(given.splits):
-                    one = recipe(network, depth, split, given.data, given.epochs)
-                    run = fit(one, given.runs / f"{network}-{depth}-{split}", device="cpu")
-                    accuracy = 100 * evaluate(run.path, "test", device="cpu").score
-                    scores[network][depth].append(accuracy)
-                    print(f"{network}, {depth} layers, split {split}: {accuracy:.1f} %", flush=True)
-        command = (
-            f"python benchmarks/claim_neural_sheaf.py --data texas.npz --splits {given.splits} --epochs {given.epochs}"
+        scores = {} if given.only else train_all(given.data, given.splits, given.epochs, given.runs)
+        how = "--only separation"
+        if not given.only:
+            how = f"--data texas.npz --splits {given.splits} --epochs {given.epochs}"
+        write_result(
+            RESULT,
+            command=f"python benchmarks/claim_neural_sheaf.py {how}",
+            seeds=[*range(5), *([43] if scores else [])],
+            results=results(scores, separated),
         )
-        write_result(RESULT, command=command, seeds=[*seeds, 43], results=results(scores, separated))
     draw_all(read_json(RESULT)["results"])
 
 

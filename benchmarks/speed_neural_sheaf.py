@@ -128,7 +128,7 @@ def main() -> None:
         found = results["networks"][label] = {}
         for kind in ("train", "eval"):
             steps = {key: calls(model, x, edges)[kind] for key, (model, x) in candidates.items()}
-            seconds = alternate(steps, given.rounds, clock=time.process_time)
+            seconds = alternate(steps, given.rounds, clock=time.process_time, short=0.05)
             found[kind] = {
                 "milliseconds": {key: spread([1000 * value for value in values]) for key, values in seconds.items()},
                 "times_official": {key: ratio(seconds, key, "official") for key in seconds},
