@@ -258,6 +258,12 @@ def test_continuous_networks_train(maps, method):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_the_default_tolerance_can_be_met_in_single_precision():
+    model, x = network(ContinuousSheafDiffusion), torch.randn(N, F_IN)
+    exact = network(ContinuousSheafDiffusion).double()(x.double(), EDGES)
+    torch.testing.assert_close(model(x, EDGES).double(), exact, rtol=0, atol=1e-5)
+
+
 def test_no_time_is_no_diffusion():
     model, x = network(ContinuousSheafDiffusion, time=0.0), torch.randn(N, F_IN)
     torch.testing.assert_close(model(x, EDGES), model.lin2(F.elu(model.lin1(x))).log_softmax(1))
@@ -291,8 +297,10 @@ def test_an_equation_that_needs_too_many_steps_is_given_up_with_advice():
         Integration("euler", step_size=0.01, max_steps=50)(lambda x: x, torch.ones(1), 1.0)
 
 
-def test_what_is_not_finite_comes_through():
+def test_what_is_not_finite_comes_through_and_a_step_into_it_is_tried_shorter():
     assert Integration()(lambda x: x * float("nan"), torch.ones(3), 1.0).isnan().all()
+    beyond = Integration(atol=1e3)(lambda x: torch.where(x > 2.8, torch.nan, x), torch.ones(1).double(), 1.0)
+    assert beyond.isfinite().all()
 
 
 def test_sparse_features_give_the_same_answer_and_gradients():

@@ -95,6 +95,8 @@ class Integration:
     def _adaptive(self, derivative: Callable[[Tensor], Tensor], x: Tensor, time: float) -> Tensor:
         tableau = METHODS[self.method]
         slope = derivative(x)
+        if not slope.isfinite().all():
+            return x + time * slope  # not finite either, which shows where losses are checked
         now, h = 0.0, self._first_step(derivative, x, slope, time)
         for _ in range(self.max_steps):
             last = h >= time - now
@@ -102,8 +104,8 @@ class Integration:
             following, slopes = _step(derivative, x, slope, h, tableau)
             error = _moved(torch.zeros_like(x), h, tableau.error, [slope.detach() for slope in slopes])
             ratio = self._norm(error, x, following)
-            if not math.isfinite(ratio):
-                return following  # not finite either, which shows where losses are checked
+            if math.isnan(ratio):
+                ratio = math.inf  # a step that went too far is tried again, shorter
             if ratio <= 1:
                 if last:
                     return following

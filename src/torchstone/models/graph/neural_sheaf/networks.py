@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -209,9 +208,9 @@ class SheafNetwork(nn.Module):
             x = self.lin12(x)
         return x.unflatten(1, (self.total_dim, self.hidden_channels))
 
-    @abstractmethod
     def diffuse(self, x: Float[Tensor, "n s c"], links: Links) -> Float[Tensor, "n s c"]:
         """Signals on the stalks (N, D, f) to what diffusion makes of them."""
+        raise NotImplementedError
 
     def map_learner(self) -> MapLearner:
         """A new learner of this network's maps."""
