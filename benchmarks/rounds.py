@@ -16,7 +16,11 @@ Clock = Callable[[], float]
 
 
 def alternate(
-    calls: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", clock: Clock = time.perf_counter
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str = "cpu",
+    clock: Clock = time.perf_counter,
+    short: float = SHORT,
 ) -> dict[str, list[float]]:
     """Time calls in rounds; every round runs each of them, in an order that turns by one.
 
@@ -26,6 +30,7 @@ def alternate(
         device: ``cuda`` to wait for the device before the clock is read.
         clock: reads the time; ``time.process_time`` counts this process's work alone, whatever else the machine does,
             and is for work of one thread.
+        short: seconds that each call is repeated for within a round; a longer call runs once.
 
     Returns:
         By name the seconds of one call, a value per round: the median of the round's repetitions.
@@ -36,7 +41,7 @@ def alternate(
     repetitions = {}
     for name in names:
         timed(calls[name], device, clock)  # warm up
-        repetitions[name] = max(1, min(50, round(SHORT / timed(calls[name], device, clock))))
+        repetitions[name] = max(1, min(50, round(short / timed(calls[name], device, clock))))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds):
         first = index % len(names)

@@ -21,7 +21,7 @@ from torchstone.errors import DataError
 from torchstone.extras import extra
 
 Arrays = dict[str, np.ndarray]
-"""``x``, ``edge_index``, ``y`` and, if there is a public split, its three masks."""
+"""``x``, ``edge_index``, ``y``, and the masks of the public split or of numbered ones where there are any."""
 
 
 class Reader(Protocol):
@@ -79,6 +79,13 @@ def _planetoid(name: str, folder: Path) -> Arrays:
     return {**_arrays(data), **masks}
 
 
+def _with_ten_splits(dataset: str, options: dict[str, Any], below: str, folder: Path) -> Arrays:
+    """A dataset of PyG whose masks are (N, 10): the splits of Geom-GCN, 48 % for training and 32 % for validation."""
+    data = getattr(extra("torch_geometric.datasets", "graph"), dataset)(str(folder / below), **options)[0]
+    masks = {f"geom_{part}_mask": data[f"{part}_mask"].numpy().T for part in ("train", "val", "test")}
+    return {**_arrays(data), **masks}
+
+
 def _amazon(name: str, folder: Path) -> Arrays:
     return _arrays(extra("torch_geometric.datasets", "graph").Amazon(str(folder), name)[0])
 
@@ -129,6 +136,24 @@ def _planetoid_files(name: str) -> tuple[str, ...]:
     return tuple(f"{name}/raw/ind.{name.lower()}.{part}" for part in parts)
 
 
+_GEOM_GCN = "https://github.com/graphdml-uiuc-jlu/geom-gcn (new_data and splits)"
+_HETEROPHILOUS = "{}, most edges between different classes, ten splits, downloaded once"
+
+
+def _geom_gcn_files(folder: str, name: str) -> tuple[str, ...]:
+    parts = ("out1_node_feature_label.txt", "out1_graph_edges.txt")
+    return tuple(f"{folder}/raw/{part}" for part in (*parts, *_split_files(name)))
+
+
+def _split_files(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}_split_0.6_0.2_{k}.npz" for k in range(10))
+
+
+def _planetoid_geom_files(name: str) -> tuple[str, ...]:
+    files = tuple(file.replace("/raw/", "/geom-gcn/raw/") for file in _planetoid_files(name))
+    return (*files, *(f"{name}/geom-gcn/raw/{split}" for split in _split_files(name.lower())))
+
+
 NAMED_GRAPHS = {
     **{
         name.lower(): NamedGraph(_CITATION, _planetoid_files(name), _PLANETOID, partial(_planetoid, name))
@@ -143,6 +168,39 @@ NAMED_GRAPHS = {
         )
         for name in ("computers", "photo")
     },
+    **{
+        f"{name.lower()}-geom": NamedGraph(
+            f"{_CITATION.removesuffix(', downloaded once')} with ten splits, downloaded once",
+            _planetoid_geom_files(name),
+            f"{_PLANETOID} and {_GEOM_GCN}",
+            partial(_with_ten_splits, "Planetoid", {"name": name, "split": "geom-gcn"}, ""),
+        )
+        for name in ("Cora", "CiteSeer", "PubMed")
+    },
+    **{
+        name: NamedGraph(
+            _HETEROPHILOUS.format("web pages of a university"),
+            _geom_gcn_files(name, name),
+            _GEOM_GCN,
+            partial(_with_ten_splits, "WebKB", {"name": name}, ""),
+        )
+        for name in ("texas", "wisconsin", "cornell")
+    },
+    **{
+        name: NamedGraph(
+            _HETEROPHILOUS.format("pages of Wikipedia"),
+            _geom_gcn_files(f"{name}/geom_gcn", name),
+            _GEOM_GCN,
+            partial(_with_ten_splits, "WikipediaNetwork", {"name": name}, ""),
+        )
+        for name in ("chameleon", "squirrel")
+    },
+    "film": NamedGraph(
+        _HETEROPHILOUS.format("actors who share a page"),
+        _geom_gcn_files("film", "film"),
+        _GEOM_GCN,
+        partial(_with_ten_splits, "Actor", {}, "film"),
+    ),
     "cs": NamedGraph(_AUTHORS, ("CS/raw/ms_academic_cs.npz",), _SHCHUR, partial(_coauthor, "CS")),
     "physics": NamedGraph(_AUTHORS, ("Physics/raw/ms_academic_phy.npz",), _SHCHUR, partial(_coauthor, "Physics")),
     "ogbn-arxiv": NamedGraph("papers that cite each other, downloaded once", _ARXIV_FILES, _ARXIV, _arxiv),

@@ -169,7 +169,9 @@ def fit(
     if strategy == "fsdp" and recipe.train.clip_grad is not None:
         raise CallError("train.clip_grad does not work with strategy fsdp: Lightning cannot clip sharded gradients")
     if strategy == "fsdp" and recipe.train.select != "last":
-        raise CallError("train.select=best_loss does not work with strategy fsdp: no process holds all weights")
+        raise CallError(
+            f"train.select={recipe.train.select} does not work with strategy fsdp: no process holds all weights"
+        )
     if strategy == "fsdp" and recipe.train.ema_decay is not None:
         raise CallError("train.ema_decay does not work with strategy fsdp: no process holds all weights")
     run = RunDirectory(out)
@@ -237,7 +239,8 @@ def _train(
     train = recipe.train
     _check_batches(module, train, processes.world)
     done = run.resume() if processes.first else _epochs_done(run)
-    if done < train.epochs and not _stops(train, run.rows()[:done]):
+    before = run.rows()[:done]
+    if done < train.epochs and not _stops(train, before) and not _out_of_patience(train, before, task):
         cluster = options.pop("cluster_environment")
         trainer = Trainer(
             **options,
@@ -271,8 +274,8 @@ def _train(
                 "task": task.name,
                 "metric": task.metric,
                 "maximize": task.maximize,
-                "score": _kept_row(train, rows)[f"val_{task.metric}"],
-                "kept_epoch": _kept_row(train, rows)["epoch"],
+                "score": _kept_row(train, rows, task)[f"val_{task.metric}"],
+                "kept_epoch": _kept_row(train, rows, task)["epoch"],
                 "epochs": len(rows),
                 "steps": len(rows) * module.steps_per_epoch,
                 "seconds": sum(row["seconds"] for row in rows),
@@ -290,9 +293,14 @@ def _weights(state: Mapping[str, Tensor], module: Trainable) -> dict[str, Tensor
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _kept_row(train: TrainSpec, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _kept_row(train: TrainSpec, rows: list[dict[str, Any]], task: Task) -> dict[str, Any]:
     """The row of the epoch whose weights are the run's outcome."""
-    return rows[-1] if train.select == "last" else min(rows, key=lambda row: row["val_loss"])
+    if train.select == "last":
+        return rows[-1]
+    if train.select == "best_loss":
+        return min(rows, key=lambda row: row["val_loss"])
+    best = max if task.maximize else min
+    return best(rows, key=lambda row: row[f"val_{task.metric}"])
 
 
 def _stops(train: TrainSpec, rows: list[dict[str, Any]]) -> bool:
@@ -302,6 +310,13 @@ def _stops(train: TrainSpec, rows: list[dict[str, Any]]) -> bool:
         return False
     losses = [row["val_loss"] for row in rows[-window - 1 :]]
     return losses[-1] > sum(losses[:-1]) / window
+
+
+def _out_of_patience(train: TrainSpec, rows: list[dict[str, Any]], task: Task) -> bool:
+    """Whether the last ``train.patience`` of these rows are all no better than one before them."""
+    if train.patience is None or not rows:
+        return False
+    return rows[-1]["epoch"] - _kept_row(train, rows, task)["epoch"] >= train.patience
 
 
 def _check_batches(module: Trainable, train: TrainSpec, world: int) -> None:
@@ -328,7 +343,7 @@ def _result(run: RunDirectory, recipe: Recipe, task: Task, name: str, trained: i
         rows=rows,
         seconds=result["seconds"],
         trained=trained,
-        unmet=_unmet(recipe.expect, _kept_row(recipe.train, rows), task),
+        unmet=_unmet(recipe.expect, _kept_row(recipe.train, rows, task), task),
     )
 
 
@@ -393,6 +408,7 @@ class _Epochs(Callback):
         progress: Callable[[FitProgress], None] | None,
     ) -> None:
         self.run = run
+        self.task = task
         self.metric = task.metric
         self.train = train
         self.progress = progress
@@ -421,9 +437,9 @@ class _Epochs(Callback):
             "seconds": round(time.perf_counter() - self.started, 4),
         }
         self.rows.append(row)
-        if self.train.select == "best_loss" and _kept_row(self.train, self.rows) is row:
+        if self.train.select != "last" and _kept_row(self.train, self.rows, self.task) is row:
             self.kept_weights = {name: value.detach().clone() for name, value in module.kept.state_dict().items()}
-        stops = _stops(self.train, self.rows)
+        stops = _stops(self.train, self.rows) or _out_of_patience(self.train, self.rows, self.task)
         if stops or row["epoch"] == self.train.epochs or row["epoch"] % self.train.checkpoint_epochs == 0:
             if trainer.is_global_zero:
                 self.run.append(*self.rows[self.written :])

@@ -93,7 +93,8 @@ def _merged(layers: Mapping[str, int], stages: Mapping[str, int], blocks: list[i
 def create_optimizer(
     model: nn.Module, train: TrainSpec, undecayed: frozenset[str], scales: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """Build a recipe's optimizer. Its groups carry ``lr_scale``, and ``decays``, whether weight decay is for them.
+    """Build a recipe's optimizer. Its groups carry ``lr_scale``, ``decays``, whether weight decay is for them, and
+    ``own_decay``, a weight decay that is not the recipe's general one, or None.
 
     Args:
         model: the network, possibly wrapped in shards whose parameters have lost their shape.
@@ -103,11 +104,15 @@ def create_optimizer(
 
     Raises:
         UnknownName: timm has no such optimizer.
-        CallError: a setting that this optimizer does not have.
+        CallError: a setting that this optimizer does not have, or a ``weight_decay_for`` no parameter.
     """
     check_optimizer(train)
     own = parameter_settings(model)
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+    own_decays = _own_decays(model, train)
+    groups: dict[tuple[bool, float, float | None], list[nn.Parameter]] = {
+        (True, 1.0, None): [],
+        (False, 1.0, None): [],
+    }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             name = _bare(name)
@@ -115,7 +120,7 @@ def create_optimizer(
             decays = name not in undecayed and setting.get("weight_decay") != 0
             rate = setting.get("lr")
             scale = (scales or {}).get(name, 1.0) if rate is None else rate / train.lr
-            groups.setdefault((decays, scale), []).append(parameter)
+            groups.setdefault((decays, scale, own_decays.get(name) if decays else None), []).append(parameter)
     settings: dict[str, Any] = dict(train.optimizer_args)
     clips_mixed = train.clip_grad is not None and train.precision != "32-true"  # Lightning refuses that when fused
     if get_optimizer_info(_base(train.optimizer)).opt_class in _FUSED and not clips_mixed:
@@ -127,11 +132,12 @@ def create_optimizer(
             [
                 {
                     "params": parameters,
-                    "weight_decay": train.weight_decay if decays else 0.0,
+                    "weight_decay": (train.weight_decay if decay is None else decay) if decays else 0.0,
                     "lr_scale": scale,
                     "decays": decays,
+                    "own_decay": decay,
                 }
-                for (decays, scale), parameters in groups.items()
+                for (decays, scale, decay), parameters in groups.items()
                 if parameters
             ],
             opt=train.optimizer,
@@ -141,6 +147,19 @@ def create_optimizer(
         )
     except (TypeError, ValueError, AssertionError) as error:
         raise CallError(f"train.optimizer_args do not fit train.optimizer={train.optimizer}: {error}") from error
+
+
+def _own_decays(model: nn.Module, train: TrainSpec) -> dict[str, float]:
+    """The weight decay of the parameters that ``train.weight_decay_for`` names; the longest beginning counts."""
+    names = [_bare(name) for name, _ in model.named_parameters()]
+    found: dict[str, float] = {}
+    for beginning, decay in sorted(train.weight_decay_for.items(), key=lambda item: len(item[0])):
+        these = [name for name in names if name.startswith(beginning)]
+        if not these:
+            valid = sorted({name.split(".")[0] for name in names})
+            raise unknown_name("beginning in train.weight_decay_for", beginning, valid)
+        found |= dict.fromkeys(these, decay)
+    return found
 
 
 def check_optimizer(train: TrainSpec) -> None:

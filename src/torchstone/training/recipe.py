@@ -85,6 +85,10 @@ _BOUNDS = _Rule(
     "a mapping of metrics to numbers",
     lambda value: isinstance(value, dict) and all(isinstance(k, str) and _is_number(v) for k, v in value.items()),
 )
+_DECAYS = _Rule(
+    "a mapping of beginnings of parameters' names to non-negative numbers",
+    lambda value: _KEYWORDS.holds(value) and all(_NON_NEGATIVE.holds(decay) for decay in value.values()),
+)
 
 
 def _key(rule: _Rule, default: Any = dataclasses.MISSING) -> Any:
@@ -250,6 +254,7 @@ class TrainSpec(_Checked):
         optimizer: a name of ``timm.optim``.
         optimizer_args: further arguments of the optimizer (``betas``, ``eps``, ...).
         weight_decay: not applied to one-dimensional parameters and those a model names in ``no_weight_decay()``.
+        weight_decay_for: of some parameters, another weight decay, by what their names begin with (``sheaf_learners``).
         weight_decay_end: what the weight decay becomes, along half a cosine, by the last step; None keeps it.
         decay_all: apply it to every parameter.
         momentum: of optimizers that have one; None is the optimizer's usual value.
@@ -274,9 +279,11 @@ class TrainSpec(_Checked):
         precision: ``32-true`` or ``bf16-mixed``.
         sync_batchnorm: share batch statistics between processes on CUDA. There is nothing to share in one process,
             and PyTorch has no such layer for the CPU, where each process keeps its own.
-        select: which epoch's weights are the outcome: ``last``, or ``best_loss``, the first of lowest validation loss.
+        select: which epoch's weights are the outcome: ``last``, ``best_loss``, the first of lowest validation loss, or
+            ``best_score``, the first of best validation metric.
         stop_window: stop in the second half of the epochs when the validation loss exceeds the mean of so many epochs
             before it; None trains to the end.
+        patience: stop after so many epochs in a row that are not better than the best by ``select``.
         checkpoint_epochs: epochs between two checkpoints; a run that is killed repeats fewer than that. More than 1
             suits epochs that are shorter than a write to the disk.
     """
@@ -291,6 +298,7 @@ class TrainSpec(_Checked):
     optimizer_args: Mapping[str, Any] = _key(_KEYWORDS, dict)
     weight_decay: float = _key(_NON_NEGATIVE, 0.05)
     weight_decay_end: float | None = _key(_or_null(_NON_NEGATIVE), None)
+    weight_decay_for: Mapping[str, float] = _key(_DECAYS, dict)
     decay_all: bool = _key(_FLAG, False)
     layer_decay: float = _key(_FACTOR, 1.0)
     layer_blocks: Sequence[int] | None = _key(_or_null(_POSITIVE_INTEGERS), None)
@@ -310,8 +318,9 @@ class TrainSpec(_Checked):
     clip_grad: float | None = _key(_or_null(_POSITIVE), None)
     precision: str = _key(_one_of("32-true", "bf16-mixed"), "32-true")
     sync_batchnorm: bool = _key(_FLAG, True)
-    select: str = _key(_one_of("last", "best_loss"), "last")
+    select: str = _key(_one_of("last", "best_loss", "best_score"), "last")
     stop_window: int | None = _key(_or_null(_POSITIVE_INTEGER), None)
+    patience: int | None = _key(_or_null(_POSITIVE_INTEGER), None)
     checkpoint_epochs: int = _key(_POSITIVE_INTEGER, 1)
 
     def __post_init__(self) -> None:
@@ -337,6 +346,8 @@ class TrainSpec(_Checked):
             for name in ("decay_epochs", "decay_rate"):
                 if getattr(self, name) is not None:
                     raise CallError(f"train.{name} means nothing with train.schedule={self.schedule}; remove one")
+        if self.patience is not None and self.select == "last":
+            raise CallError("train.patience needs train.select=best_loss or best_score, which say what better is")
         if self.batch_size % self.accumulate:
             raise CallError(f"train.accumulate must divide train.batch_size ({self.batch_size}), got {self.accumulate}")
 

@@ -59,6 +59,9 @@ def identity_facts(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     for name in ("source", "workers"):
         del facts["data"][name]
     del facts["train"]["checkpoint_epochs"]
+    for name in ("patience", "weight_decay_for"):
+        if not facts["train"][name]:
+            del facts["train"][name]
     if not facts["model"]["transforms"]:
         del facts["model"]["transforms"]
     facts["data"]["fingerprint"] = data_fingerprint

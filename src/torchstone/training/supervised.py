@@ -99,7 +99,8 @@ class Trainable(LightningModule, ABC):
         decay = weight_decay(self.train_spec, self.global_step, self.steps_per_epoch)
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             group["lr"] = self.learning_rate * group["lr_scale"]
-            group["weight_decay"] = decay if group["decays"] else 0.0
+            if group["own_decay"] is None:
+                group["weight_decay"] = decay if group["decays"] else 0.0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
