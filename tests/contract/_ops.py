@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.ops import block_fft, inverse_block_fft, long_conv, monarch_conv
+from torchstone.ops import (
+    block_fft,
+    inverse_block_fft,
+    long_conv,
+    monarch_conv,
+    neighbour_scores,
+    neighbour_sum,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Calling(nn.Module):
         return self.call(*operands)
 
 
+_NO_PIXELS = (((0, 2, 3, 4, 5),) * 2, ((2, 0, 3, 4, 5),) * 2, ((2, 2, 3, 0, 5),) * 2)
 _EMPTY = (((0, 2, 7), (2, 7)), ((2, 0, 7), (0, 7)), ((2, 2, 0), (2, 7)), ((2, 2, 7), (2, 0)))
 
 OP_CALLS = {
@@ -58,4 +66,12 @@ OP_CALLS = {
     "monarch_conv, two kernels a channel": OpCall(monarch_conv, ((2, 2, 7), (2, 2, 9), (2, 2, 3))),
     "block_fft": OpCall(block_fft, ((2, 2, 20),), (((0, 2, 20),), ((2, 0, 20),))),
     "inverse_block_fft": OpCall(inverse_block_fft, ((2, 2, 6),), (((0, 2, 6),),), {"points": 32}),
+    "neighbour_scores": OpCall(neighbour_scores, ((2, 2, 3, 4, 5),) * 2, _NO_PIXELS, {"window": 3}, batched=2),
+    "neighbour_sum": OpCall(
+        neighbour_sum,
+        ((2, 2, 9, 3, 5), (2, 2, 4, 3, 5)),
+        (((0, 2, 9, 4, 5), (0, 2, 3, 4, 5)), ((2, 2, 9, 0, 5), (2, 2, 3, 0, 5))),
+        {"window": 3},
+        batched=2,
+    ),
 }

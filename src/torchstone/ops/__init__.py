@@ -5,5 +5,6 @@ take where they fit (:mod:`torchstone.ops.dispatch`). Both give the same values 
 """
 
 from torchstone.ops.long_conv import block_fft, inverse_block_fft, long_conv, monarch_conv
+from torchstone.ops.neighbourhood import neighbour_scores, neighbour_sum
 
-__all__ = ["block_fft", "inverse_block_fft", "long_conv", "monarch_conv"]
+__all__ = ["block_fft", "inverse_block_fft", "long_conv", "monarch_conv", "neighbour_scores", "neighbour_sum"]
