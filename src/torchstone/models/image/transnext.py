@@ -859,7 +859,7 @@ def transnext_mini32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     variant = {
         "img_size": 32,
         "dims": (48, 96, 192),
-        "depths": (1, 2, 2),
+        "depths": (1, 1, 2),
         "heads": (2, 4, 8),
         "mlp_ratios": (4, 4, 4),
         "windows": (3, 3, None),

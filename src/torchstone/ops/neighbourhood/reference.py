@@ -1,7 +1,8 @@
 """The definition of the two products, one offset of the window after the other.
 
 Each offset is a shifted view of a map padded with zeros, so that w x w copies of it (what ``unfold`` makes) never
-exist. With :func:`scores` and both directions of :func:`total` the gradients are products of the same kinds::
+exist. A graph that is being captured gets all offsets as one strided view instead, in a few operators that a compiler
+fuses. With :func:`scores` and both directions of :func:`total` the gradients are products of the same kinds::
 
     s[j, n] = sum_c q[c, n] k[c, n + o_j]      dq = total(ds, k)             dk = total(ds, q, back=True)
     y[c, n] = sum_j w[j, n] v[c, n + o_j]      dw = scores(dy, v)            dv = total(w, dy, back=True)
@@ -25,8 +26,11 @@ def scores(queries: Tensor, keys: Tensor, window: int) -> Tensor:
     """``s[j, n] = sum_c q[c, n] k[c, n + o_j]``: (B, h, d, H, W) twice -> (B, h, w * w, H, W)."""
     dtype = accurate(queries, keys)
     q, k = queries.to(dtype), _framed(keys.to(dtype), window)
-    found = [(q * _moved(k, tap, window)).sum(2) for tap in range(window**2)]
-    return torch.stack(found, 2).to(torch.promote_types(queries.dtype, keys.dtype))
+    if torch.compiler.is_compiling():
+        found = (q[:, :, :, None, None] * _windows(k, q.shape)).sum(2).flatten(2, 3)
+    else:
+        found = torch.stack([(q * _moved(k, tap, window)).sum(2) for tap in range(window**2)], 2)
+    return found.to(torch.promote_types(queries.dtype, keys.dtype))
 
 
 def total(weights: Tensor, values: Tensor, window: int, back: bool) -> Tensor:
@@ -49,6 +53,8 @@ def total(weights: Tensor, values: Tensor, window: int, back: bool) -> Tensor:
         y = torch.zeros_like(v)
         for tap in taps:
             y = y + _moved(_framed(w[:, :, tap : tap + 1] * v, window), opposite - tap, window)
+    elif torch.compiler.is_compiling():
+        y = (w.unflatten(2, (1, window, window)) * _windows(_framed(v, window), v.shape)).sum((3, 4))
     else:
         framed = _framed(v, window)
         y = w[:, :, :1] * _moved(framed, 0, window)
@@ -65,6 +71,11 @@ def macs(values: Sequence[int], taps: int) -> int:
 def _framed(x: Tensor, window: int) -> Tensor:
     """The map with as many zeros around it as the window reaches."""
     return F.pad(x, (window // 2,) * 4)
+
+
+def _windows(framed: Tensor, shape: Sequence[int]) -> Tensor:
+    """What lies at every tap's offset from every pixel, a view of the framed map: (B, h, d, w, w, H, W)."""
+    return framed.unfold(3, shape[3], 1).unfold(4, shape[4], 1)
 
 
 def _moved(framed: Tensor, tap: int, window: int) -> Tensor:
