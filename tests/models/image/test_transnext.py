@@ -190,8 +190,8 @@ def test_ablations_leave_parts_out():
     assert any("window_bias" in name for name, _ in plain.named_parameters())
 
 
-def test_only_pooled_keys_carry_what_is_far():
-    """With a window alone in mind: values of far pixels reach a pixel through pooled cells."""
+def test_one_layer_sees_the_whole_map():
+    """One layer sees the whole map, although its window is 3 x 3."""
     layer = lively(AggregatedAttention(6, 2, Gaze((8, 8), (8, 8), pool=4, window=3)))
     x = torch.randn(1, 8, 8, 6, requires_grad=True)
     layer(x)[0, 0, 0].sum().backward()
