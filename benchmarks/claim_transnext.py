@@ -1,9 +1,9 @@
 """TransNeXt's claims at small scale: neighbours beside pooled keys, and logits that follow the number of keys.
 
-Trains a narrow transnext_mini32 on a part of CIFAR-10, whole and with pooled keys alone, as networks of pooled attention
-have them. Nothing else differs: protocol, number of steps and seeds are the same, and the test images are read once, at
-the end. The first claim holds when the whole network is more accurate, by a 95 % interval of the difference (paired
-bootstrap over test images and seeds) above zero.
+Trains a narrow transnext_mini32 on a part of CIFAR-10, whole and with pooled keys alone, as networks of pooled
+attention have them. Nothing else differs: protocol, number of steps and seeds are the same, and the test images are
+read once, at the end. The first claim holds when the whole network is more accurate, by a 95 % interval of the
+difference (paired bootstrap over test images and seeds) above zero.
 
 Then the whole networks read part of the test images enlarged to 1.5 and 2 times their size, once with the logits' scale
 recomputed from the number of keys and once with the scale of training. The second claim holds when recomputing is more
