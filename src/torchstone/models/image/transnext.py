@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import expm1, log, prod
 from typing import Any
@@ -165,6 +165,12 @@ class Gaze(nn.Module):
         UnknownName: unknown ``positions`` or ``length_scale``.
     """
 
+    table: Tensor
+    rows: Tensor
+    columns: Tensor
+    length: Tensor
+    beyond: Tensor
+
     def __init__(
         self,
         trained: Size,
@@ -195,15 +201,16 @@ class Gaze(nn.Module):
         """Offsets between pixels and pooled cells."""
         if size == self.trained:
             return RelativePositions(self.table, self.rows, self.columns)
-        return relative_positions(size, self.pooled(size), self.unit, self.table.device)
+        found = relative_positions(size, self.pooled(size), self.unit, self.table.device)
+        return replace(found, table=found.table.to(self.table.dtype))
 
     def lengths(self, size: Size) -> Float[Tensor, "h w"]:
         """The logarithm of how many keys a pixel has: its neighbours on the map and all pooled cells."""
-        return self.length if size == self.trained else self._lengths(size, self.length.device)
+        return self.length if size == self.trained else self._lengths(size, self.length.device).to(self.length.dtype)
 
     def outside(self, size: Size) -> Float[Tensor, "taps h w"]:
         """-inf where a neighbour is not on the map, 0 elsewhere."""
-        return self.beyond if size == self.trained else self._outside(size, self.length.device)
+        return self.beyond if size == self.trained else self._outside(size, self.length.device).to(self.length.dtype)
 
     def _measured(self, size: Size) -> dict[str, Tensor]:
         found = relative_positions(size, self.pooled(size), self.unit)
@@ -320,7 +327,7 @@ class CosineAttention(nn.Module):
         self.query_embedding = nn.Parameter(torch.empty(heads, 1, self.head_dim)) if embedding else None
         if self.query_embedding is not None:
             _init(self.query_embedding)
-        self.position = ContinuousPositionBias(heads, gaze)
+        self.position: ContinuousPositionBias | FixedPositionBias = ContinuousPositionBias(heads, gaze)
         self.proj = _linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -428,14 +435,14 @@ class AggregatedAttention(CosineAttention):
         scaled = self.scaled(q.transpose(2, 3), lengths).transpose(2, 3)
 
         cells = F.normalize(pooled_keys, dim=2).transpose(2, 3) @ scaled + self.position(size)  # (B, h, P, N)
-        if not self.gaze.window:
+        if self.window_bias is None:
             return self._merged(pooled_values @ self._weights(cells), size)
         window = self.gaze.window
         near = neighbour_scores(scaled.unflatten(-1, size), F.normalize(keys, dim=2).unflatten(-1, size), window)
         near = near + (self.window_bias[..., None, None] + self.gaze.outside(size))
         weights = self._weights(torch.cat([near.flatten(3), cells], 2))
         near, cells = weights.split([window**2, cells.shape[2]], 2)
-        if self.learnable_tokens is not None:
+        if self.learnable_tokens is not None and self.learnable_bias is not None:
             near = near + self.learnable_tokens.transpose(1, 2) @ q + self.learnable_bias.transpose(1, 2)
         y = neighbour_sum(near.unflatten(-1, size), values.unflatten(-1, size), window)
         return self._merged(y.flatten(3) + pooled_values @ cells, size)
@@ -650,9 +657,10 @@ class TransNeXt(Backbone):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Start a new classifier; arguments and errors as of :meth:`Backbone.reset_classifier`."""
         super().reset_classifier(num_classes, global_pool)
-        if num_classes:
-            _init(self.head.weight)
-            _init(self.head.bias, 0)
+        classifier = self.get_classifier()
+        if isinstance(classifier, nn.Linear):
+            _init(classifier.weight)
+            _init(classifier.bias, 0)
 
     def _check(self, x: Tensor) -> None:
         check_images(x, self.in_chans, min_size=self.min_size)
@@ -744,7 +752,8 @@ def _conv(in_channels: int, channels: int, side: int, stride: int = 1, groups: i
     layer = nn.Conv2d(in_channels, channels, side, stride, side // 2, groups=groups)
     if not layer.weight.is_meta:
         nn.init.normal_(layer.weight, std=(2 * groups / (side**2 * channels)) ** 0.5)
-    _init(layer.bias, 0)
+    if layer.bias is not None:
+        _init(layer.bias, 0)
     return layer
 
 
