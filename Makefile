@@ -22,7 +22,7 @@ $(VENV)/.all: pyproject.toml | $(VENV)/bin/uv
 demo: $(VENV)/.core
 	$(BIN)/torchstone compare --data digits \
 	  --models inceptionnext_mini32 ecanet_mini32 timm:test_convnext torchvision:shufflenet_v2_x0_5 \
-	  --seeds 2 --epochs 6 --out demo
+	  --seeds 2 --epochs 8 --out demo
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check src tests benchmarks
@@ -30,7 +30,7 @@ lint: $(VENV)/.all
 	$(BIN)/lint-imports
 
 test: $(VENV)/.all lint
-	$(BIN)/python -m pytest -n 2 -m "not shapes and not interpreter"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not shapes and not interpreter"
 	$(BIN)/python -m pytest -m shapes
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpreter
 

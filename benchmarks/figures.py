@@ -11,8 +11,14 @@ from pathlib import Path
 from torchstone.files import write_text
 
 WIDTH, HEIGHT = 680, 400
-LEFT, RIGHT, TOP, BOTTOM = 58, 96, 48, 52  # room for labels
-COLOURS = (("#c2410c", "#fb923c"), ("#1d4ed8", "#93c5fd"), ("#15803d", "#86efac"), ("#7e22ce", "#d8b4fe"))
+LEFT, RIGHT, TOP, BOTTOM = 58, 134, 48, 52  # room for labels
+COLOURS = (  # on light and on dark pages
+    ("#c2410c", "#fb923c"),
+    ("#1d4ed8", "#93c5fd"),
+    ("#15803d", "#86efac"),
+    ("#7e22ce", "#d8b4fe"),
+    ("#0e7490", "#67e8f9"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ def draw(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str
         title, x, y: the words above, below and beside the chart.
         top: the largest y.
     """
+    if len(lines) > len(COLOURS):
+        raise ValueError(f"{len(lines)} lines, and colours for {len(COLOURS)}")
     values = sorted({point.x for points in lines.values() for point in points})
     low, high = log2(values[0]), log2(values[-1])
 
@@ -68,7 +76,8 @@ def draw(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str
         f'<text transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">'
         f"{escape(y)}</text>"
     )
-    for index, (name, points) in enumerate(lines.items()):
+    heights = labels_apart([up(points[-1].mean) + 4 for points in lines.values()])
+    for (index, (name, points)), height in zip(enumerate(lines.items()), heights, strict=True):
         corners = " ".join(f"{across(point.x):.1f},{up(point.mean):.1f}" for point in points)
         parts.append(f'<polyline class="s{index}" points="{corners}"/>')
         for point in points:
@@ -77,6 +86,21 @@ def draw(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str
             parts.append(f'<circle class="s{index}" cx="{place:.1f}" cy="{up(point.mean):.1f}" r="3.5"/>')
         last = points[-1]
         parts.append(
-            f'<text class="s{index}" x="{across(last.x) + 12:.1f}" y="{up(last.mean) + 4:.1f}">{escape(name)}</text>'
+            f'<text class="s{index}" x="{across(last.x) + 12:.1f}" y="{height:.1f}">{escape(name)}</text>'
         )
     write_text(path, "\n".join([*parts, "</svg>"]) + "\n")
+
+
+def labels_apart(wanted: Sequence[float], gap: float = 16.0) -> list[float]:
+    """Heights near the wanted ones, in their order, of which no two are closer than ``gap``."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    groups: list[list[int]] = []  # neighbours that push each other, around their common mean
+
+    def top(group: list[int]) -> float:
+        return sum(wanted[index] for index in group) / len(group) - gap * (len(group) - 1) / 2
+
+    for index in order:
+        groups.append([index])
+        while len(groups) > 1 and top(groups[-1]) < top(groups[-2]) + gap * len(groups[-2]):
+            groups[-2].extend(groups.pop())
+    return [top(group) + gap * group.index(index) for index in range(len(wanted)) for group in groups if index in group]

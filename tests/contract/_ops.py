@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchstone.ops import (
     block_fft,
+    fused_block,
     inverse_block_fft,
     long_conv,
     monarch_conv,
@@ -27,6 +28,8 @@ class OpCall:
         empty: other shapes, with nothing in them, that it takes as well.
         options: keyword arguments.
         batched: how many of the operands have a batch axis in front.
+        float32_inside: whether half-precision operands are computed in float32 throughout; an operator of several
+            matrix products may round what passes between them.
     """
 
     op: Callable[..., Tensor]
@@ -34,6 +37,7 @@ class OpCall:
     empty: tuple[tuple[tuple[int, ...], ...], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     batched: int = 1
+    float32_inside: bool = True
 
     def operands(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -58,6 +62,21 @@ class Calling(nn.Module):
 _NO_PIXELS = (((0, 2, 3, 4, 5),) * 2, ((2, 0, 3, 4, 5),) * 2, ((2, 2, 3, 0, 5),) * 2)
 _EMPTY = (((0, 2, 7), (2, 7)), ((2, 0, 7), (0, 7)), ((2, 2, 0), (2, 7)), ((2, 2, 7), (2, 0)))
 
+
+def _block(batch: int, channels: int, out: int | None = None) -> tuple[tuple[int, ...], ...]:
+    """Shapes of a fused block's operands: groups of 2 channels, 6 hidden ones."""
+    out = out or channels
+    return (
+        (batch, channels, 5, 5),
+        (channels, 2, 3, 3),
+        (channels,),
+        (6, channels, 1, 1),
+        (6,),
+        (out, 6, 1, 1),
+        (out,),
+    )
+
+
 OP_CALLS = {
     "long_conv, causal": OpCall(long_conv, ((2, 3, 11), (3, 11)), _EMPTY),
     "long_conv, bidirectional": OpCall(long_conv, ((2, 3, 9), (3, 14), (3, 5))),
@@ -65,6 +84,10 @@ OP_CALLS = {
     "monarch_conv, causal": OpCall(monarch_conv, ((2, 2, 20), (2, 20)), _EMPTY),
     "monarch_conv, two kernels a channel": OpCall(monarch_conv, ((2, 2, 7), (2, 2, 9), (2, 2, 3))),
     "block_fft": OpCall(block_fft, ((2, 2, 20),), (((0, 2, 20),), ((2, 0, 20),))),
+    "fused_block": OpCall(fused_block, _block(2, 4), (_block(0, 4),), float32_inside=False),
+    "fused_block, without residual": OpCall(
+        fused_block, _block(3, 4, out=2), options={"residual": False}, float32_inside=False
+    ),
     "inverse_block_fft": OpCall(inverse_block_fft, ((2, 2, 6),), (((0, 2, 6),),), {"points": 32}),
     "neighbour_scores": OpCall(neighbour_scores, ((2, 2, 3, 4, 5),) * 2, _NO_PIXELS, {"window": 3}, batched=2),
     "neighbour_sum": OpCall(

@@ -32,26 +32,3 @@ def x(card):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session")
-def warm_timm():
-    """Import what every image model needs, once."""
-    import timm  # noqa: F401
-
-
-@pytest.fixture(scope="session")
-def warm_compiler():
-    """Start the compiler once, on a layer of its own."""
-    layer = torch.compile(torch.nn.Conv2d(3, 3, 3), fullgraph=True, backend="aot_eager")
-    layer(torch.randn(1, 3, 8, 8)).sum().backward()
-
-
-@pytest.fixture(scope="session")
-def warm_onnx(tmp_path_factory):
-    """Start exporter and runtime once, on a layer of its own."""
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
-    path = tmp_path_factory.mktemp("onnx") / "layer.onnx"
-    with torch.no_grad():
-        torch.onnx.export(torch.nn.Conv2d(3, 3, 3).eval(), (torch.randn(1, 3, 8, 8),), path, dynamo=True, verbose=False)
-    return onnxruntime

@@ -155,19 +155,7 @@ def test_can_be_copied_and_keeps_half_precision(layer):
         assert layer(x.bfloat16()).dtype == torch.bfloat16
 
 
-@pytest.fixture(scope="session")
-def warm_tools(tmp_path_factory):
-    """Start compiler, exporter and runtime once."""
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
-    x = torch.randn(1, 3, 8, 8)
-    torch.compile(nn.Conv2d(3, 3, 3), fullgraph=True, backend="aot_eager")(x)
-    with torch.no_grad():
-        path = tmp_path_factory.mktemp("onnx") / "layer.onnx"
-        torch.onnx.export(nn.Conv2d(3, 3, 3).eval(), (x,), path, dynamo=True, verbose=False)
-    return onnxruntime
-
-
-def test_the_unshared_layer_leaves_python_with_a_dynamic_batch(warm_tools, tmp_path):
+def test_the_unshared_layer_leaves_python_with_a_dynamic_batch(warm_compiler, warm_onnx, tmp_path):
     layer, x = EfficientChannelAttentionNS(6, 3).eval(), torch.randn(2, 6, 4, 4)
     with torch.no_grad():
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -176,7 +164,7 @@ def test_the_unshared_layer_leaves_python_with_a_dynamic_batch(warm_tools, tmp_p
         exported = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
         torch.testing.assert_close(exported.module()(x[:1]), layer(x[:1]))
         torch.onnx.export(exported, (x,), tmp_path / "layer.onnx", dynamo=True, verbose=False)
-        session = warm_tools.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
+        session = warm_onnx.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
         x = torch.randn(5, 6, 4, 4)
         (answer,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         torch.testing.assert_close(torch.from_numpy(answer), layer(x), rtol=1e-4, atol=1e-5)

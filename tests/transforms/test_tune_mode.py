@@ -89,14 +89,20 @@ def test_outputs_and_gradients_are_those_of_eval_mode(block):
     torch.testing.assert_close(deployed(draw(*shape)), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("block", ["conv1d", "conv2d, groups", "conv3d", "transposed 1d", "linear"])
-def test_the_fold_is_that_of_pytorchs_own_pass(block):
+@pytest.fixture(scope="session")
+def warm_pass():
+    """PyTorch's own formulation, which comes with its compiler."""
     from torch._inductor.fx_passes.efficient_conv_bn_eval import efficient_conv_bn_eval
 
+    return efficient_conv_bn_eval
+
+
+@pytest.mark.parametrize("block", ["conv1d", "conv2d, groups", "conv3d", "transposed 1d", "linear"])
+def test_the_fold_is_that_of_pytorchs_own_pass(block, warm_pass):
     layer, norm, shape = BLOCKS[block]
     plain = lively(nn.Sequential(copy.deepcopy(layer), copy.deepcopy(norm)))
     tuned = tune_mode.transform(plain, draw(*shape)).model
-    torch.testing.assert_close(tuned(draw(*shape)), efficient_conv_bn_eval(plain[1], plain[0], draw(*shape)))
+    torch.testing.assert_close(tuned(draw(*shape)), warm_pass(plain[1], plain[0], draw(*shape)))
 
 
 def test_names_in_the_state_dict_are_unchanged_and_load_both_ways():
@@ -369,7 +375,7 @@ def tuned():
     return result.model
 
 
-def test_a_tuned_network_is_captured_whole(tuned):
+def test_a_tuned_network_is_captured_whole(tuned, warm_compiler):
     model, x = copy.deepcopy(tuned), draw(2, 3, 32, 32)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -382,13 +388,12 @@ def test_a_tuned_network_is_captured_whole(tuned):
     torch.compiler.reset()
 
 
-def test_a_tuned_network_is_exported_with_a_dynamic_batch(tuned, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+def test_a_tuned_network_is_exported_with_a_dynamic_batch(tuned, warm_onnx, tmp_path):
     with torch.no_grad():
         batch = torch.export.Dim("batch", min=1, max=64)
         program = torch.export.export(copy.deepcopy(tuned), (draw(2, 3, 32, 32),), dynamic_shapes=({0: batch},))
         torch.onnx.export(program, (draw(2, 3, 32, 32),), tmp_path / "m.onnx", dynamo=True, verbose=False)
-        session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+        session = warm_onnx.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
         for size in (1, 5):
             x = draw(size, 3, 32, 32)
             torch.testing.assert_close(program.module()(x), tuned(x), rtol=1e-4, atol=1e-5)

@@ -6,12 +6,14 @@ from torchstone.layers.channel_attention import (
     adaptive_kernel_size,
 )
 from torchstone.layers.checks import check_images
+from torchstone.layers.mbconv import MBConv
 from torchstone.layers.relative_position import RelativePositionBias
 from torchstone.layers.windows import grid_merge, grid_partition, window_merge, window_partition
 
 __all__ = [
     "EfficientChannelAttention",
     "EfficientChannelAttentionNS",
+    "MBConv",
     "RelativePositionBias",
     "adaptive_kernel_size",
     "check_images",

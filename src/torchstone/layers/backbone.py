@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import create_classifier
+from timm.layers import SelectAdaptivePool2d, create_classifier
+from timm.layers.adaptive_avgmax_pool import adaptive_pool_feat_mult
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -18,8 +19,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchstone.errors import CallError, unknown_name
 from torchstone.layers.checkpointing import BlockSequence
 from torchstone.layers.checks import check_images
-
-_POOLINGS = ("", "avg", "max", "avgmax", "catavgmax")
 
 
 class Backbone(nn.Module, ABC):
@@ -31,6 +30,7 @@ class Backbone(nn.Module, ABC):
     """
 
     classifier_name: ClassVar[str]
+    poolings: ClassVar[tuple[str, ...]] = ("", "avg", "max", "avgmax", "catavgmax")
 
     num_classes: int
     num_features: int
@@ -113,10 +113,21 @@ class Backbone(nn.Module, ABC):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the stages behind the last chosen one, and the head; returns the chosen stages."""
-        chosen, last = feature_take_indices(len(self.feature_info), _as_list(indices))
-        self._cut(last)
-        if prune_head:
+        """Remove the stages behind the last chosen one, and the head.
+
+        Args:
+            indices: as in :meth:`forward_intermediates`.
+            prune_norm: has no effect: the network has no norm of its own behind a stage.
+            prune_head: remove the head also when all stages stay.
+
+        Returns:
+            The chosen stages.
+        """
+        stages = len(self.feature_info)
+        chosen, last = feature_take_indices(stages, _as_list(indices))
+        if prune_head or last < stages - 1:
+            self._cut(last)
+            self.feature_info = self.feature_info[: last + 1]
             self.num_features = self.feature_info[last]["num_chs"]
             self.reset_classifier(0, "")
         return chosen
@@ -131,12 +142,13 @@ class Backbone(nn.Module, ABC):
         Args:
             num_classes: classes; 0 for none: the network then answers (B, head_hidden_size).
             global_pool: another pooling; empty for none: the network then answers the unpooled map.
+
+        Raises:
+            UnknownName: an unknown pooling.
+            CallError: classes without pooling.
         """
         pooling = self.global_pool.pool_type if global_pool is None else global_pool
-        if pooling not in _POOLINGS:
-            raise unknown_name("pooling", pooling, _POOLINGS)
-        if num_classes and not pooling:
-            raise CallError(f"a classifier for {num_classes} classes needs pooled features; give a global_pool")
+        self._check_pooling(pooling, num_classes)
         like = next(self.parameters())
         self.num_classes = num_classes
         self.global_pool, classifier = create_classifier(
@@ -144,6 +156,12 @@ class Backbone(nn.Module, ABC):
         )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.add_module(self.classifier_name, classifier)
+
+    def _check_pooling(self, pooling: str, num_classes: int) -> None:
+        if pooling not in self.poolings:
+            raise unknown_name("pooling", pooling, self.poolings)
+        if num_classes and not pooling:
+            raise CallError(f"a classifier for {num_classes} classes needs pooled features; give a global_pool")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs for the backward pass and compute the rest again."""
@@ -171,6 +189,87 @@ class Backbone(nn.Module, ABC):
                     module.add_module(first, fuse_conv_bn_eval(conv, norm))
                     module.add_module(second, nn.Identity())
         return self
+
+
+class ClassifierHead(nn.Module):
+    """Pooling, features, dropout and classifier, for networks that compute something between pooling and classifier.
+
+    A subclass computes ``features`` of ``hidden_size`` channels and names the attribute that is its ``classifier``.
+
+    Args:
+        hidden_size: channels that the classifier sees.
+        num_classes: classes; 0 for no classifier.
+        drop_rate: dropout before the classifier.
+        global_pool: timm's name of a pooling.
+        init_weights: applied to every new classifier.
+
+    Shape:
+        (B, C, H, W) -> (B, num_classes), or (B, hidden_size) before the classifier
+    """
+
+    classifier: ClassVar[str]
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_classes: int,
+        drop_rate: float,
+        global_pool: str,
+        init_weights: Callable[[nn.Module], None],
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.init_weights = init_weights
+        self.drop = nn.Dropout(drop_rate)
+        self.reset(num_classes, global_pool)
+
+    def reset(self, num_classes: int, global_pool: str) -> None:
+        """Set the pooling, which must give as many channels as before, and start a new classifier."""
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        classifier = nn.Linear(self.hidden_size, num_classes) if num_classes else nn.Identity()
+        self.add_module(self.classifier, classifier.apply(self.init_weights))
+
+    @abstractmethod
+    def features(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b d"]:
+        """What the classifier sees, before dropout."""
+
+    def forward(self, x: Float[Tensor, "b c h w"], pre_logits: bool = False) -> Float[Tensor, "b d"]:
+        x = self.drop(self.features(self.global_pool(x)))
+        return x if pre_logits else self.get_submodule(self.classifier)(x)
+
+
+class HeadedBackbone(Backbone):
+    """A network of stages whose head is a :class:`ClassifierHead`; a subclass builds it in ``_new_head``."""
+
+    head: nn.Module
+
+    @abstractmethod
+    def _new_head(self, num_classes: int, global_pool: str) -> ClassifierHead:
+        """A head for maps of ``num_features`` channels, with its start values."""
+
+    def forward_head(self, x: Float[Tensor, "b c h w"], pre_logits: bool = False) -> Float[Tensor, "b ..."]:
+        """Logits of a map, or with ``pre_logits`` what the classifier sees: (B, head_hidden_size)."""
+        return self.head(x, pre_logits=pre_logits) if self.global_pool else x
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer; an identity when there are no classes."""
+        return self.head.get_submodule(self.head.classifier) if isinstance(self.head, ClassifierHead) else self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """As in :meth:`Backbone.reset_classifier`; the layers before the classifier keep their weights if they fit."""
+        pooling = self.global_pool if global_pool is None else global_pool
+        self._check_pooling(pooling, num_classes)
+        head = getattr(self, "head", None)
+        if not pooling:
+            self.head = nn.Identity()
+        elif isinstance(head, ClassifierHead) and head.global_pool.feat_mult() == adaptive_pool_feat_mult(pooling):
+            head.reset(num_classes, pooling)
+        else:
+            self.head = self._new_head(num_classes, pooling)
+        like = next(self.parameters())
+        self.head.to(like.device, like.dtype).train(self.training)
+        self.num_classes, self.global_pool = num_classes, pooling
+        self.head_hidden_size = self.head.hidden_size if isinstance(self.head, ClassifierHead) else self.num_features
 
 
 def _as_list(indices: int | Sequence[int] | None) -> int | list[int] | None:

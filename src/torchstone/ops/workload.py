@@ -15,7 +15,11 @@ from torchstone.errors import unknown_name
 
 Shapes = tuple[tuple[int, ...], ...]
 
-_ROOMS = {"long_conv": "torchstone.ops.long_conv.workload"}
+_ROOMS = {
+    "fused_block": "torchstone.ops.fused_block.workload",
+    "long_conv": "torchstone.ops.long_conv.workload",
+    "neighbourhood": "torchstone.ops.neighbourhood.workload",
+}
 
 
 @dataclass(frozen=True)

@@ -526,8 +526,7 @@ def _confusion(tests: list[Evaluation]) -> list[list[int]]:
 
 
 def _news(result: CandidateResult, metric: str) -> str:
-    """What came of a candidate, in a line."""
+    """What came of a candidate, in a line; its interval is known only when all have told how much seeds matter."""
     if not result.trained:
         return f"{result.name}: {result.status}: {result.reason}"
-    ends = words.span(result.low, result.high, metric)
-    return f"{result.name}: {words.score(result.score, metric)} on test data ({ends})"
+    return f"{result.name}: {words.score(result.score, metric)} on test data"

@@ -300,7 +300,7 @@ class NodeClassification(Task):
             epochs=epochs,
             batch_size=batch_size,
             optimizer="adam",
-            weight_decay=5e-3,
+            weight_decay=5e-4,  # as most graph networks are trained on citation graphs
             schedule="constant",
             select="best_loss",
             checkpoint_epochs=100,

@@ -432,7 +432,7 @@ def test_fusing_changes_no_answer_and_can_be_repeated(model):
         (lambda: MetaNeXt(**SMALL, token_mixers=[nn.Identity]), "token_mixers has 1 values for 4 stages"),
         (lambda: ConvNeXt(**SMALL, kernel_sizes=(3, 3)), "kernel_sizes has 2 values for 4 stages"),
         (lambda: ConvNeXt(**SMALL, conv_ratios=(1, 1, 1)), "conv_ratios has 3 values for 4 stages"),
-        (lambda: MetaNeXt(**SMALL, global_pool=""), "5 classes need pooled features"),
+        (lambda: MetaNeXt(**SMALL, global_pool=""), "a classifier for 5 classes needs pooled features"),
         (lambda: MetaNeXt(**SMALL).forward_intermediates(torch.zeros(1, 3, 32, 32), output_fmt="NLC"), "NCHW"),
     ],
 )

@@ -13,14 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torchstone import create_model
 from torchstone.errors import CallError, ShapeError, UnknownName
-from torchstone.layers import RelativePositionBias, grid_merge, grid_partition, window_merge, window_partition
+from torchstone.layers import MBConv, RelativePositionBias, grid_merge, grid_partition, window_merge, window_partition
+from torchstone.layers.mbconv import SqueezeExcitation
 from torchstone.models.image.maxvit import (
     Attention,
     AttentionBlock,
     MaxViT,
     MaxViTBlock,
-    MBConv,
-    SqueezeExcitation,
     convert_official,
 )
 

@@ -41,110 +41,27 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, SelectAdaptivePool2d, create_classifier
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from torchstone.errors import CallError, ShapeError, unknown_name
-from torchstone.layers.backbone import Backbone
+from torchstone.layers.backbone import ClassifierHead, HeadedBackbone
 from torchstone.layers.checkpointing import BlockSequence
 from torchstone.layers.checks import check_images
+from torchstone.layers.mbconv import MBConv, SameConv2d
 from torchstone.layers.relative_position import RelativePositionBias, resize_bias_table
 from torchstone.layers.windows import grid_merge, grid_partition, window_merge, window_partition
 from torchstone.models.registry import build_image_model, register_model
 
-__all__ = ["Attention", "AttentionBlock", "MBConv", "MaxViT", "MaxViTBlock", "convert_official"]
+__all__ = ["Attention", "AttentionBlock", "MaxViT", "MaxViTBlock", "convert_official"]
 
 Size = tuple[int, int]
 
 _GELU = partial(nn.GELU, approximate="tanh")
 _ATTENTIONS = ("window", "grid")
-_POOLINGS = ("", "avg", "max", "avgmax", "catavgmax")
 
 
 # Blocks ---------------------------------------------------------------------------------------------------------------
-
-
-class SameConv2d(nn.Conv2d):
-    """A 3x3 convolution of stride 1 or 2 whose output has 1/stride of the (even) input's height and width.
-
-    At stride 2 it pads one pixel at the right and lower border only, where TensorFlow puts it.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int = 1, groups: int = 1, bias: bool = True
-    ) -> None:
-        super().__init__(in_channels, out_channels, 3, stride, padding=int(stride == 1), groups=groups, bias=bias)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
-        return super().forward(F.pad(x, (0, 1, 0, 1)) if self.stride[0] == 2 else x)
-
-
-class SqueezeExcitation(nn.Module):
-    """``X * sigmoid(W2 SiLU(W1 mean(X)))``.
-
-    Shape:
-        (B, channels, H, W) -> (B, channels, H, W)
-    """
-
-    def __init__(self, channels: int, squeezed: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.fc2 = nn.Conv2d(squeezed, channels, 1)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return x * self.fc2(F.silu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
-
-
-class Shortcut(nn.Module):
-    """The map beside a branch: pooled for stride 2, projected for other channels."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.pool = nn.AvgPool2d(2) if stride == 2 else nn.Identity()
-        self.expand = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
-        return self.expand(self.pool(x))
-
-
-class MBConv(nn.Module):
-    """Inverted residual with squeeze-and-excitation and a batch norm in front.
-
-    ``shortcut(X) + W_c SE(GELU BN DWConv_3x3 GELU BN W_e BN(X))``; hidden channels are four times the output's, the
-    squeezed ones a quarter of the output's.
-
-    Args:
-        in_channels: channels of the input.
-        channels: channels C of the output.
-        stride: 1 or 2.
-        drop_path: probability that a sample skips the branch while training.
-        momentum: of the running statistics.
-
-    Shape:
-        (B, in_channels, H, W) -> (B, C, H / stride, W / stride)
-    """
-
-    def __init__(
-        self, in_channels: int, channels: int, stride: int = 1, drop_path: float = 0.0, momentum: float = 0.01
-    ) -> None:
-        super().__init__()
-        hidden = 4 * channels
-        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=momentum)
-        self.shortcut = Shortcut(in_channels, channels, stride)
-        self.pre_norm = norm(in_channels)
-        self.conv1_1x1 = nn.Conv2d(in_channels, hidden, 1, bias=False)
-        self.norm1 = norm(hidden)
-        self.conv2_kxk = SameConv2d(hidden, hidden, stride, groups=hidden, bias=False)
-        self.norm2 = norm(hidden)
-        self.act = _GELU()
-        self.se = SqueezeExcitation(hidden, channels // 4)
-        self.conv3_1x1 = nn.Conv2d(hidden, channels, 1)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
-        branch = self.act(self.norm1(self.conv1_1x1(self.pre_norm(x))))
-        branch = self.se(self.act(self.norm2(self.conv2_kxk(branch))))
-        return self.shortcut(x) + self.drop_path(self.conv3_1x1(branch))
 
 
 class Attention(nn.Module):
@@ -256,7 +173,8 @@ class MaxViTBlock(nn.Module):
         momentum: float = 0.01,
     ) -> None:
         super().__init__()
-        self.conv = MBConv(in_channels, dim, stride, drop_path, momentum)
+        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=momentum)
+        self.conv = MBConv(in_channels, dim, stride, norm=norm, act=_GELU, drop_path=drop_path)
         sizes = {"window": window, "grid": grid}
         self.attn_block, self.attn_grid = (
             AttentionBlock(dim, sizes[name], name, head_dim, drop_path) if name in attentions else nn.Identity()
@@ -296,26 +214,24 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
-class Head(nn.Module):
+class Head(ClassifierHead):
     """``W2 tanh(W1 LN(mean X))``: (B, dim, H, W) -> (B, num_classes), or (B, hidden) before the classifier."""
 
+    classifier = "fc"
+
     def __init__(self, dim: int, hidden: int, num_classes: int, drop_rate: float, global_pool: str) -> None:
-        super().__init__()
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        super().__init__(hidden, num_classes, drop_rate, global_pool, _init_weights)
         channels = dim * self.global_pool.feat_mult()
         self.norm = nn.LayerNorm(channels, eps=1e-5)
         self.pre_logits = nn.Sequential()
-        self.pre_logits.add_module("fc", nn.Linear(channels, hidden))
+        self.pre_logits.add_module("fc", nn.Linear(channels, hidden).apply(_init_weights))
         self.pre_logits.add_module("act", nn.Tanh())
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(hidden, num_classes) if num_classes else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "b c h w"], pre_logits: bool = False) -> Float[Tensor, "b d"]:
-        x = self.drop(self.pre_logits(self.norm(self.global_pool(x))))
-        return x if pre_logits else self.fc(x)
+    def features(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b d"]:
+        return self.pre_logits(self.norm(pooled))
 
 
-class MaxViT(Backbone):
+class MaxViT(HeadedBackbone):
     """The MaxViT network.
 
     Args:
@@ -426,43 +342,8 @@ class MaxViT(Backbone):
     def _cut(self, last: int) -> None:
         self.stages = self.stages[:last]
 
-    def forward_head(self, x: Float[Tensor, "b c h w"], pre_logits: bool = False) -> Float[Tensor, "b ..."]:
-        """Logits of a map, or with ``pre_logits`` what the classifier sees: (B, head_hidden_size)."""
-        return self.head(x, pre_logits=pre_logits) if self.global_pool else x
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer; an identity when there are no classes."""
-        return self.head.fc if isinstance(self.head, Head) else self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Start a new classifier.
-
-        Args:
-            num_classes: classes; 0 for none: the network then answers (B, head_hidden_size).
-            global_pool: another pooling; empty for no head at all: the network then answers the unpooled map.
-
-        Raises:
-            UnknownName: an unknown pooling.
-            CallError: classes without pooling.
-        """
-        pooling = self.global_pool if global_pool is None else global_pool
-        if pooling not in _POOLINGS:
-            raise unknown_name("pooling", pooling, _POOLINGS)
-        if num_classes and not pooling:
-            raise CallError(f"a classifier for {num_classes} classes needs pooled features; give a global_pool")
-        head = getattr(self, "head", None)
-        if not pooling:
-            self.head: nn.Module = nn.Identity()
-        elif isinstance(head, Head) and pooling == self.global_pool:
-            _, head.fc = create_classifier(self._head_width, num_classes, "avg")
-            head.fc.apply(_init_weights)
-        else:
-            self.head = Head(self.num_features, self._head_width, num_classes, self.drop_rate, pooling)
-            self.head.apply(_init_weights)
-        like = self.stem.conv1.weight
-        self.head.to(like.device, like.dtype).train(self.training)
-        self.num_classes, self.global_pool = num_classes, pooling
-        self.head_hidden_size = self._head_width if pooling else self.num_features
+    def _new_head(self, num_classes: int, global_pool: str) -> Head:
+        return Head(self.num_features, self._head_width, num_classes, self.drop_rate, global_pool)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameter names by depth, for layer-wise learning rates."""

@@ -9,11 +9,12 @@ from typing import TypeGuard, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import DropPath, SelectAdaptivePool2d, trunc_normal_
+from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchstone.errors import CallError
+from torchstone.layers.backbone import ClassifierHead
 from torchstone.layers.checkpointing import BlockSequence
 
 Layer = Callable[..., nn.Module]
@@ -255,37 +256,6 @@ def fold_batch_norm(norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
 # Heads ----------------------------------------------------------------------------------------------------------------
 
 
-class ClassifierHead(nn.Module):
-    """Pooling, features, dropout and classifier; what a network's ``head_fn`` builds.
-
-    A subclass computes ``features`` of ``hidden_size`` channels and names the attribute that is its ``classifier``.
-
-    Shape:
-        (B, C, H, W) -> (B, num_classes), or (B, hidden_size) before the classifier
-    """
-
-    classifier: str
-
-    def __init__(self, hidden_size: int, num_classes: int, drop_rate: float, global_pool: str) -> None:
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.drop = nn.Dropout(drop_rate)
-        self.reset(num_classes, global_pool)
-
-    def reset(self, num_classes: int, global_pool: str) -> None:
-        """Set the pooling (``avg``, ``max`` or ``avgmax``) and start a new classifier; none for 0 classes."""
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
-        classifier = nn.Linear(self.hidden_size, num_classes) if num_classes else nn.Identity()
-        setattr(self, self.classifier, classifier.apply(init_weights))
-
-    def features(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b d"]:
-        raise NotImplementedError
-
-    def forward(self, x: Float[Tensor, "b c h w"], pre_logits: bool = False) -> Float[Tensor, "b d"]:
-        x = self.drop(self.features(self.global_pool(x)))
-        return x if pre_logits else self.get_submodule(self.classifier)(x)
-
-
 class MlpHead(ClassifierHead):
     """``W2 LayerNorm(GELU(W1 mean(X)))``: the norm comes after the activation.
 
@@ -312,7 +282,7 @@ class MlpHead(ClassifierHead):
         drop_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
-        super().__init__(int(mlp_ratio * dim), num_classes, drop_rate, global_pool)
+        super().__init__(int(mlp_ratio * dim), num_classes, drop_rate, global_pool, init_weights)
         self.fc1 = nn.Linear(dim, self.hidden_size)
         self.act = act_layer()
         self.norm = norm_layer(self.hidden_size)
@@ -335,7 +305,7 @@ class NormHead(ClassifierHead):
         drop_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
-        super().__init__(dim, num_classes, drop_rate, global_pool)
+        super().__init__(dim, num_classes, drop_rate, global_pool, init_weights)
         self.norm = norm_layer(dim)
 
     def features(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:

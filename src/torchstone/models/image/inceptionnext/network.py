@@ -7,16 +7,14 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Float
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from torchstone.errors import CallError, unknown_name
+from torchstone.errors import CallError
+from torchstone.layers.backbone import ClassifierHead, HeadedBackbone
 from torchstone.layers.checks import check_images
 from torchstone.models.image.inceptionnext.blocks import (
-    ClassifierHead,
     InceptionDWConv2d,
     Layer,
     MetaNeXtBlock,
@@ -29,10 +27,8 @@ from torchstone.models.registry import build_image_model, register_model
 
 T = TypeVar("T")
 
-_POOLINGS = ("", "avg", "max", "avgmax")
 
-
-class MetaNeXt(nn.Module):
+class MetaNeXt(HeadedBackbone):
     """The MetaNeXt network; with the default token mixer it is InceptionNeXt.
 
     Args:
@@ -60,6 +56,8 @@ class MetaNeXt(nn.Module):
         ShapeError: on call, images of another rank, other channels, or too small.
     """
 
+    poolings = ("", "avg", "max", "avgmax")
+
     def __init__(
         self,
         in_chans: int = 3,
@@ -77,16 +75,13 @@ class MetaNeXt(nn.Module):
         ls_init_value: float | None = 1e-6,
         patch_size: int = 4,
     ) -> None:
-        super().__init__()
+        super().__init__(in_chans, drop_rate)
         stages = len(depths)
         dims = per_stage("dims", tuple(dims), stages)
         mixers = per_stage("token_mixers", token_mixers, stages)
         ratios = per_stage("mlp_ratios", mlp_ratios, stages)
         drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
 
-        self.in_chans = in_chans
-        self.drop_rate = drop_rate
-        self.min_size = patch_size * 2 ** (stages - 1)
         self.num_features = dims[-1]
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": dim, "reduction": patch_size * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
@@ -101,137 +96,33 @@ class MetaNeXt(nn.Module):
             ]
             self.stages.append(MetaNeXtStage(dims[i - 1] if i else None, dim, norm_layer, blocks))
 
-        self._head_fn = partial(head_fn, drop_rate=drop_rate)
-        self.head: nn.Module = nn.Identity()
-        self.global_pool: str
+        self._head_fn = head_fn
         self.reset_classifier(num_classes, global_pool)
         self.apply(init_weights)
 
-    def forward_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d p q"]:
-        """The last map, not normalised: (B, in_chans, H, W) -> (B, num_features, H/32, W/32) for the usual strides."""
-        return self.stages(self._embed(x))
+    def _check(self, x: Tensor) -> None:
+        check_images(x, self.in_chans, self.feature_info[-1]["reduction"])
 
-    def _embed(self, x: Tensor) -> Tensor:
-        """Stem; off the GPU the map is laid out channels last, which the blocks' matrix products like best."""
-        check_images(x, self.in_chans, self.min_size)
-        x = self.stem(x)
-        return x if x.is_cuda else x.contiguous(memory_format=torch.channels_last)
+    def _stage(self, index: int, x: Tensor) -> Tensor:
+        if index == 0:  # off the GPU the blocks' matrix products like a map that is laid out channels last
+            x = self.stem(x)
+            x = x if x.is_cuda else x.contiguous(memory_format=torch.channels_last)
+        return self.stages[index](x)
 
-    def forward_head(self, x: Float[Tensor, "b c h w"], pre_logits: bool = False) -> Float[Tensor, "b ..."]:
-        """Logits of a map, or with ``pre_logits`` what the classifier sees: (B, head_hidden_size)."""
-        return self.head(x, pre_logits=pre_logits) if self.global_pool else x
+    def _tail(self, x: Tensor) -> Tensor:
+        return x
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Float[Tensor, "b c h w"],
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of chosen stages.
-
-        Args:
-            x: images (B, in_chans, H, W).
-            indices: the last n stages if an integer, these stages if several, all if None.
-            norm: timm's option; nothing to apply here, since no norm follows the last map.
-            stop_early: leave out the stages behind the last chosen one.
-            output_fmt: ``NCHW``.
-            intermediates_only: return the list alone.
-
-        Returns:
-            The last map computed and the list of maps, or that list alone.
-        """
-        if output_fmt != "NCHW":
-            raise CallError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        chosen, last = self._taken(indices)
-        x = self._embed(x)
-        maps = []
-        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
-            x = stage(x)
-            if i in chosen:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
-
-    def _taken(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
-        """The chosen stages, and the last of them."""
-        return feature_take_indices(len(self.stages), list(indices) if isinstance(indices, Sequence) else indices)
-
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove the stages behind the last chosen one, and the head.
-
-        Args:
-            indices: as in :meth:`forward_intermediates`.
-            prune_norm: timm's option; there is no norm to remove.
-            prune_head: remove the head also when all stages stay.
-
-        Returns:
-            The chosen stages.
-        """
-        chosen, last = self._taken(indices)
-        shortened = last < len(self.stages) - 1
+    def _cut(self, last: int) -> None:
         self.stages = self.stages[: last + 1]
-        self.num_features = self.feature_info[last]["num_chs"]
-        self.min_size = self.feature_info[last]["reduction"]
-        if prune_head or shortened:
-            self.reset_classifier(0, "")
-        return chosen
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer; an identity when there are no classes."""
-        return self.head.get_submodule(self.head.classifier) if isinstance(self.head, ClassifierHead) else self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Start a new classifier.
-
-        Args:
-            num_classes: classes; 0 for none: the network then answers (B, head_hidden_size).
-            global_pool: another pooling; empty for no head at all: the network then answers the unpooled map.
-
-        Raises:
-            CallError: an unknown pooling, or classes without pooling.
-        """
-        global_pool = self.global_pool if global_pool is None else global_pool
-        if global_pool not in _POOLINGS:
-            raise unknown_name("pooling", global_pool, _POOLINGS)
-        if num_classes and not global_pool:
-            raise CallError(f"{num_classes} classes need pooled features: name a pooling, or ask for 0 classes")
-        if not global_pool:
-            self.head = nn.Identity()
-            self.head_hidden_size = self.num_features
-        else:
-            if isinstance(self.head, ClassifierHead):
-                self.head.reset(num_classes, global_pool)
-            else:
-                self.head = self._head_fn(self.num_features, num_classes, global_pool=global_pool)
-            self.head_hidden_size = cast(ClassifierHead, self.head).hidden_size
-        weight = cast(Tensor, self.stem[0].weight)
-        self.head.to(weight.device, weight.dtype).train(self.training)
-        self.num_classes, self.global_pool = num_classes, global_pool
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs for the backward pass and compute the rest again.
-
-        Outputs, gradients and batch statistics are those of ordinary training. A single stage is set by
-        ``stages[i].blocks.grad_checkpointing``.
-        """
-        for stage in self.stages:
-            cast(MetaNeXtStage, stage).blocks.grad_checkpointing = enable
+    def _new_head(self, num_classes: int, global_pool: str) -> ClassifierHead:
+        head = self._head_fn(self.num_features, num_classes, drop_rate=self.drop_rate, global_pool=global_pool)
+        return cast(ClassifierHead, head)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameter names by depth, for layer-wise learning rates."""
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
-
-    def no_weight_decay(self) -> set[str]:
-        """Nothing by name: norms, biases and layer scales are one-dimensional, which timm's rule leaves out."""
-        return set()
 
     def fuse(self) -> MetaNeXt:
         """Turn the network, in place, into its deploy form: the same function in fewer operations.

@@ -180,7 +180,7 @@ class LongConv(nn.Module):
         if x.ndim != 3 or x.shape[-1] != self.width:
             raise ShapeError(f"a long convolution takes sequences (B, L, {self.width}), got {tuple(x.shape)}")
         u = mask_padding(x, lengths).transpose(1, 2)  # (B, H, L)
-        y = self.respond(u).flatten(1, 2).transpose(1, 2)  # (B, L, C H)
+        y = self.respond(u).flatten(1, 2).transpose(1, 2).contiguous()  # (B, L, C H), as the linear layer wants it
         y = self.dropout(self.activation(y))
         return self.output_activation(self.output_linear(y))
 
