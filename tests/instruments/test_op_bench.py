@@ -92,6 +92,7 @@ def test_arithmetic_and_traffic_are_those_of_the_call(toy):
 SMALL = {
     "fused_block": ([3, 6], {"batch": 2, "channels": 8, "expansion": 2}),
     "long_conv": ([48, 300], {"batch": 2, "channels": 3}),
+    "neighbour_scores": ([3, 6], {"batch": 2, "heads": 2}),
 }
 
 

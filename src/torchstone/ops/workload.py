@@ -18,7 +18,7 @@ Shapes = tuple[tuple[int, ...], ...]
 _ROOMS = {
     "fused_block": "torchstone.ops.fused_block.workload",
     "long_conv": "torchstone.ops.long_conv.workload",
-    "neighbourhood": "torchstone.ops.neighbourhood.workload",
+    "neighbour_scores": "torchstone.ops.neighbourhood.workload",
 }
 
 

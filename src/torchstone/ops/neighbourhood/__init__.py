@@ -15,7 +15,7 @@ __all__ = ["neighbour_scores", "neighbour_sum"]
 def neighbour_scores(
     queries: Float[Tensor, "batch heads dim height width"],
     keys: Float[Tensor, "batch heads dim height width"],
-    window: int,
+    window: int = 3,
 ) -> Float[Tensor, "batch heads taps height width"]:
     """Products of every pixel's query with the keys of the w x w pixels around it.
 
@@ -56,7 +56,7 @@ def neighbour_scores(
 def neighbour_sum(
     weights: Float[Tensor, "batch heads taps height width"],
     values: Float[Tensor, "batch heads dim height width"],
-    window: int,
+    window: int = 3,
 ) -> Float[Tensor, "batch heads dim height width"]:
     """Sums of the values of the w x w pixels around every pixel, with weights of its own.
 
