@@ -30,7 +30,7 @@ from torchstone.instruments.running import Conditions
 
 RESULT = Path(__file__).parent / "results" / "costs" / "image_backbones.json"
 FIGURES = Path(__file__).parents[1] / "docs" / "images"
-SIDES = (224, 448, 672, 896, 1024)
+SIDES = (224, 448, 672, 1024)
 KINDS = {"macs": "multiply-accumulates", "latency": "latency", "memory": "peak memory"}
 
 NETWORKS: dict[str, tuple[str, Callable[[int], dict[str, Any]]]] = {  # by name: whose, and its arguments at a side
