@@ -13,6 +13,8 @@ from torchstone.ops import (
     inverse_block_fft,
     long_conv,
     monarch_conv,
+    neighbour_scores,
+    neighbour_sum,
     route_regions,
     routed_attention,
 )
@@ -66,6 +68,7 @@ def bi_level_attention(query: Tensor, key: Tensor, value: Tensor, count: int, he
     return routed_attention(query, key, value, routes, heads=heads, weights=weights if soft else None)
 
 
+_NO_PIXELS = (((0, 2, 3, 4, 5),) * 2, ((2, 0, 3, 4, 5),) * 2, ((2, 2, 3, 0, 5),) * 2)
 _EMPTY = (((0, 2, 7), (2, 7)), ((2, 0, 7), (0, 7)), ((2, 2, 0), (2, 7)), ((2, 2, 7), (2, 0)))
 
 
@@ -108,4 +111,12 @@ OP_CALLS = {
         fused_block, _block(3, 4, out=2), options={"residual": False}, float32_inside=False
     ),
     "inverse_block_fft": OpCall(inverse_block_fft, ((2, 2, 6),), (((0, 2, 6),),), {"points": 32}),
+    "neighbour_scores": OpCall(neighbour_scores, ((2, 2, 3, 4, 5),) * 2, _NO_PIXELS, {"window": 3}, batched=2),
+    "neighbour_sum": OpCall(
+        neighbour_sum,
+        ((2, 2, 9, 3, 5), (2, 2, 4, 3, 5)),
+        (((0, 2, 9, 4, 5), (0, 2, 3, 4, 5)), ((2, 2, 9, 0, 5), (2, 2, 3, 0, 5))),
+        {"window": 3},
+        batched=2,
+    ),
 }

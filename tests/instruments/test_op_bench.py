@@ -94,6 +94,7 @@ SMALL = {
     "fused_block": ([3, 6], {"batch": 2, "channels": 8, "expansion": 2}),
     "long_conv": ([48, 300], {"batch": 2, "channels": 3}),
     "routed_attention": ([2, 6], {"batch": 2, "channels": 8, "regions": 3}),
+    "neighbour_scores": ([3, 6], {"batch": 2, "heads": 2}),
 }
 CALLED = {"routed_attention": route_and_attend}  # what is timed where it is not the operator alone
 

@@ -19,6 +19,7 @@ _ROOMS = {
     "fused_block": "torchstone.ops.fused_block.workload",
     "long_conv": "torchstone.ops.long_conv.workload",
     "routed_attention": "torchstone.ops.routed_attention.workload",
+    "neighbour_scores": "torchstone.ops.neighbourhood.workload",
 }
 
 
