@@ -55,7 +55,8 @@ class Input:
 class Variant:
     """One factory. ``weights`` is a direct link; ``where`` says in words where to get a file that has none.
 
-    A ``part`` is a block rather than a whole network: it is built by name, but not among the models that are listed.
+    ``entry`` names the state dict to take from a file that holds several. A ``part`` is a block rather than a whole
+    network: it is built by name, but not among the models that are listed.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Variant:
     weights: str = ""
     where: str = ""
     sha256: str = ""
+    entry: str = ""
     keys: str = ""
     part: bool = False
 

@@ -34,6 +34,18 @@ def test_the_usual_containers_are_understood(tmp_path, state, wrap):
     assert all(torch.equal(read[name], state[name]) for name in state)
 
 
+def test_an_entry_is_preferred_where_a_file_has_it(tmp_path, state):
+    averaged = {name: value + 1 for name, value in state.items()}
+    torch.save({"model": state, "model_ema": averaged}, tmp_path / "both.pth")
+    torch.save({"model": state}, tmp_path / "one.pth")
+    for file, entry, expected in (
+        ("both", "model_ema", averaged),
+        ("both", "", state),
+        ("one", "model_ema", state),
+    ):
+        assert torch.equal(read_checkpoint(tmp_path / f"{file}.pth", entry=entry)["head.bias"], expected["head.bias"])
+
+
 def test_safetensors_are_read(tmp_path, state):
     save_file(state, tmp_path / "c.safetensors")
     assert read_checkpoint(tmp_path / "c.safetensors").keys() == state.keys()

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ Convert = Callable[[State, nn.Module], State]
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "module")
 
 
-def read_checkpoint(path: str | Path, ignored: Collection[str] = ()) -> State:
+def read_checkpoint(path: str | Path, ignored: Collection[str] = (), entry: str = "") -> State:
     """Read the tensors of a checkpoint file without running anything in it.
 
     Safetensors, plain state dicts and the usual containers (``{"state_dict": ...}``, ``{"model": ...}``) are
@@ -33,6 +33,7 @@ def read_checkpoint(path: str | Path, ignored: Collection[str] = ()) -> State:
     Args:
         path: a ``.safetensors`` file or one written by ``torch.save``.
         ignored: entries of the state dict that are no tensors and are left out.
+        entry: the container to prefer in a file that has it, such as ``model_ema`` beside ``model``.
 
     Returns:
         The state dict, on the CPU.
@@ -59,16 +60,16 @@ def read_checkpoint(path: str | Path, ignored: Collection[str] = ()) -> State:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CallError(f"{path} is truncated or not a PyTorch checkpoint ({_first_line(error)})") from error
-    return _tensors(content, path, ignored)
+    return _tensors(content, path, ignored, (entry, *_CONTAINERS))
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _tensors(content: Any, path: Path, ignored: Collection[str]) -> State:
+def _tensors(content: Any, path: Path, ignored: Collection[str], containers: Sequence[str]) -> State:
     while isinstance(content, Mapping):
-        inner = [name for name in _CONTAINERS if isinstance(content.get(name), Mapping)]
+        inner = [name for name in containers if isinstance(content.get(name), Mapping)]
         if not inner:
             break
         content = content[inner[0]]

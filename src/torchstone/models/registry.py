@@ -75,7 +75,8 @@ def create_model(name: str, *, pretrained: bool | str | Path = False, **kwargs: 
     file = released_file(name) if pretrained is True else local_file(str(pretrained))
     if pretrained is not True:
         announce_licence(name)
-    overlay = {**kwargs.pop("pretrained_cfg_overlay", {}), "state_dict": read_checkpoint(file)}
+    state = read_checkpoint(file, entry=card.variant(name).entry)
+    overlay = {**kwargs.pop("pretrained_cfg_overlay", {}), "state_dict": state}
     model = _call(factory, name, {**kwargs, "pretrained": True, "pretrained_cfg_overlay": overlay})
     getattr(model, "pretrained_cfg", {}).pop("state_dict", None)  # the configuration must not keep the weights alive
     return model

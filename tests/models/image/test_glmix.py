@@ -173,7 +173,9 @@ def test_attention_blocks_differ_in_their_layout_only():
 # Network
 
 
-@pytest.mark.parametrize(("name", "millions"), [("glnet_4g_tklb", "27.515"), ("glnet_9g_tklb", "60.780")])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("glnet_9g", "60.011"), ("glnet_4g_tklb", "27.515"), ("glnet_9g_tklb", "60.780")]
+)
 def test_variant_has_the_authors_number_of_parameters(name, millions):
     with torch.device("meta"):
         model = create_model(name)
@@ -264,7 +266,7 @@ def test_exchanged_box_comes_from_the_mirrored_batch_and_goes_back():
     assert torch.equal(exchange_box(mixed, box, scale=3), x)
 
 
-def test_boxes_lie_in_the_map_and_their_area_is_spread_evenly():
+def test_boxes_lie_in_the_map_and_have_its_proportions():
     generator = torch.Generator().manual_seed(0)
     boxes = torch.stack([draw_box(400, 200, generator) for _ in range(500)])
     top, left, bottom, right = boxes.T
@@ -350,10 +352,46 @@ def test_a_network_of_two_heads_is_trained_by_its_own_loss():
     loss.backward()
     assert all(parameter.grad is not None for parameter in module.model.parameters())
     torch.manual_seed(1)
-    assert_equal(loss, module.model.training_loss(images, 0.8 * F.one_hot(labels, 5) + 0.04))
+    mixed = module.model.forward_mixed(images)
+    assert_equal(loss, TokenLabelCrossEntropy(dense_weight=0.5)(mixed, 0.8 * F.one_hot(labels, 5) + 0.04))
     spec = TrainSpec(loss="binary_cross_entropy")
     with pytest.raises(CallError, match="no effect on TokenLabelGLNet"):
         Classification(TokenLabelGLNet(**SMALL), spec, seed=0, steps_per_epoch=1, num_classes=5)
+
+
+def test_mixed_targets_are_smoothed_once(monkeypatch):
+    train = TrainSpec(label_smoothing=0.2, mixup=0.8)
+    module = Classification(TokenLabelGLNet(**SMALL), train, seed=0, steps_per_epoch=1, num_classes=5)
+    targets = []
+    monkeypatch.setattr(module, "own_loss", lambda images, shares: targets.append(shares))
+    module.training_loss((torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])))
+    assert_equal(targets[0].sum(1), torch.ones(4))
+    assert_equal(targets[0][:, 4], torch.full((4,), 0.04))  # the class of none of the images
+
+
+def test_the_loss_of_bfloat16_answers_is_computed_in_float32():
+    outputs, target = outputs_and_targets()
+    half = outputs._replace(cls=outputs.cls.bfloat16(), aux=outputs.aux.bfloat16())
+    expected = TokenLabelCrossEntropy()(half._replace(cls=half.cls.float(), aux=half.aux.float()), target)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = TokenLabelCrossEntropy()(half, target)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+
+
+def test_recomputed_blocks_give_the_same_loss_and_gradients():
+    model = TokenLabelGLNet(**SMALL).train()
+    x, target = torch.randn(4, 3, 32, 32), torch.rand(4, 5).softmax(1)
+
+    def step():
+        torch.manual_seed(1)
+        model.zero_grad()
+        loss = model.training_loss(x, target)
+        loss.backward()
+        return loss.detach(), [parameter.grad.clone() for parameter in model.parameters()]
+
+    kept = step()
+    model.set_grad_checkpointing()
+    assert_equal(step(), kept)
 
 
 def test_both_heads_are_replaced_for_other_classes(tmp_path):
@@ -388,10 +426,17 @@ def test_both_heads_are_replaced_for_other_classes(tmp_path):
         (lambda: GLNet(**{**SMALL, "mixing_modes": "glmix.mha_ncwh"}), UnknownName, "did you mean 'mha_nchw'"),
         (lambda: GLNet(**{**SMALL, "downsample_style": "overlap"}), UnknownName, "did you mean 'ovlp'"),
         (lambda: GLNet(**{**SMALL, "transition_layout": "proj"}), UnknownName, "proj.norm"),
-        (lambda: GLNet(**{**SMALL, "dims": (8, 18)}), CallError, r"multiples of head_dim \(4\), got 18"),
+        (lambda: GLNet(**{**SMALL, "dims": (8, 18)}), CallError, r"multiples of head_dim, got 18 for head_dim=4"),
         (lambda: GLNet(**{**SMALL, "dims": (8,)}), CallError, "dims has 1 values for 2 stages"),
         (lambda: GLNet(**SMALL, stem_stride=3), CallError, "stem_stride must be 2 or 4, got 3"),
         (lambda: GLNet(dual_patch_norm=True), CallError, "is for downsample_style='ovlp'"),
+        (lambda: GLNet(**{**SMALL, "head_dim": 0}), CallError, "multiples of head_dim, got 8 for head_dim=0"),
+        (
+            lambda: TokenLabelCrossEntropy()(outputs_and_targets()[0], torch.zeros(3, 5, dtype=torch.long)),
+            CallError,
+            "floating-point numbers, got torch.int64",
+        ),
+        (lambda: exchange_box(torch.zeros(2, 1, 4, 4), torch.tensor([0, 2])), ShapeError, r"\(4,\).*got \(2,\)"),
         (lambda: TokenLabelCrossEntropy(-1.0), CallError, "must not be negative"),
         (lambda: TokenLabelCrossEntropy(0.0, 0.0), CallError, "one must be above 0"),
         (

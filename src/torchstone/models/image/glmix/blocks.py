@@ -235,7 +235,7 @@ class GLMixBlock(nn.Module):
         self.num_slots = num_slots
         self.slot_init = slot_init
         if num_slots:
-            scale = torch.tensor(dim**-0.5 if slot_scale is None else slot_scale)
+            scale = torch.tensor(dim**-0.5 if slot_scale is None else float(slot_scale))
             if scale_mode == "learnable":
                 self.slot_scale: Tensor = nn.Parameter(scale)
             else:
@@ -320,6 +320,9 @@ class AttentionBlock(nn.Module):
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)
+
+    Raises:
+        CallError: an even kernel, or channels that the heads do not divide.
     """
 
     def __init__(
@@ -365,6 +368,9 @@ class TokenAttentionBlock(nn.Module):
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)
+
+    Raises:
+        CallError: channels that the heads do not divide.
     """
 
     def __init__(

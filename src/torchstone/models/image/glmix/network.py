@@ -122,8 +122,8 @@ class GLNet(Backbone):
         if stem_stride not in (2, 4):
             raise CallError(f"stem_stride must be 2 or 4, got {stem_stride}")
         for dim in dims:
-            if dim % head_dim:
-                raise CallError(f"dims must be multiples of head_dim ({head_dim}), got {dim}")
+            if head_dim < 1 or dim % head_dim:
+                raise CallError(f"dims must be multiples of head_dim, got {dim} for head_dim={head_dim}")
         if dual_patch_norm and downsample_style != "ovlp":
             raise CallError("dual_patch_norm is for downsample_style='ovlp'")
 

@@ -70,7 +70,12 @@ def exchange_box(x: Float[Tensor, "b ..."], box: Int[Tensor, " 4"], scale: int =
         x: maps (B, C, H, W).
         box: (top, left, bottom, right), ends excluded.
         scale: pixels of the map to one of the box.
+
+    Raises:
+        ShapeError: a box of other than four numbers.
     """
+    if box.shape != (4,):
+        raise ShapeError(f"a box is (4,): top, left, bottom, right; got {tuple(box.shape)}")
     return torch.where(_inside(box.to(x.device), x.shape[-2], x.shape[-1], scale), x.flip(0), x)
 
 
@@ -105,7 +110,7 @@ class TokenLabelCrossEntropy(nn.Module):
         self.cls_weight = cls_weight
 
     def forward(self, outputs: TokenLabelOutputs, target: Float[Tensor, "b k ..."]) -> Float[Tensor, ""]:
-        """The loss of a batch.
+        """The loss of a batch, in the precision of its targets.
 
         Args:
             outputs: of :meth:`TokenLabelGLNet.forward_mixed`.
@@ -114,6 +119,7 @@ class TokenLabelCrossEntropy(nn.Module):
 
         Raises:
             ShapeError: a target of another shape.
+            CallError: a target of integers.
         """
         cls, aux, box = outputs
         batch, tokens, classes = aux.shape
@@ -122,11 +128,14 @@ class TokenLabelCrossEntropy(nn.Module):
                 f"targets of {tokens} tokens and {classes} classes are ({batch}, {classes}) or "
                 f"({batch}, {classes}, {2 + tokens}), got {tuple(target.shape)}"
             )
+        if not target.is_floating_point():
+            raise CallError(f"targets are shares of the classes, floating-point numbers, got {target.dtype}")
         dense = target[..., None].expand(-1, -1, tokens) if target.ndim == 2 else target[..., 2:]
         whole = target if target.ndim == 2 else self.image_target(target[..., 0], target[..., 1])
         top, left, bottom, right = box.to(aux.device)
         kept = 1 - (bottom - top) * (right - left) / tokens  # lam'
         whole = kept * whole + (1 - kept) * whole.flip(0)
+        cls, aux = cls.to(target.dtype), aux.to(target.dtype)
         return self.cls_weight * F.cross_entropy(cls, whole) + self.dense_weight * F.cross_entropy(aux.mT, dense)
 
     def image_target(self, true: Float[Tensor, "b k"], annotated: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
@@ -186,10 +195,14 @@ class TokenLabelGLNet(GLNet):
 
         Args:
             x: images (B, in_chans, H, W).
-            box: (top, left, bottom, right) in tokens of the last map; drawn where None.
+            box: (top, left, bottom, right), ends excluded, in tokens of the last map; drawn where None.
+
+        Returns:
+            Logits of the mixed images, logits of the tokens, back at the images that they are of, and the box.
 
         Raises:
             CallError: the network has no classifiers.
+            ShapeError: images that the network does not take, or a box of other than four numbers.
         """
         if not self.num_classes:
             raise CallError("token labelling needs classifiers; build the network with num_classes")
@@ -212,6 +225,12 @@ class TokenLabelGLNet(GLNet):
         Args:
             x: images (B, in_chans, H, W).
             target: as :class:`TokenLabelCrossEntropy` takes it.
+
+        Returns:
+            The mean over the images.
+
+        Raises:
+            CallError, ShapeError: as :meth:`forward_mixed` and :class:`TokenLabelCrossEntropy`.
         """
         return self.criterion(self.forward_mixed(x), target)
 
@@ -219,7 +238,7 @@ class TokenLabelGLNet(GLNet):
 def adapt_heads(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Released weights for a model: where their classes are others than its own, both classifiers start anew."""
     own = model.state_dict()
-    theirs, ours = (head["head.weight"].shape if "head.weight" in head else None for head in (state, own))
+    theirs, ours = (weights["head.weight"].shape if "head.weight" in weights else None for weights in (state, own))
     if theirs is None or theirs == ours:
         return dict(state)
     kept = {name: value for name, value in state.items() if not name.startswith("tklb_aux_head.")}
