@@ -72,12 +72,13 @@ def _attention(case: Case) -> dict[str, Tensor]:
     told = dict(case.kwargs)
     layer = BiLevelRoutingAttention(told.pop("dim"), regions=told.pop("n_win"), **told)
     found = load_state(layer, case, convert_official).trace(case.inputs["x"])
-    return {
+    answers = {
         "y": found.output,
         "r_weight": found.weights,
         "r_idx": found.routes,
         "attn": found.attention.flatten(0, 1),
     }
+    return {name: answers[name] for name in case.outputs}
 
 
 def _attention_2d(case: Case) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torchstone.verification.cases import case_files, draw_held_out, read_case, 
 from torchstone.verification.layouts import check_variant, read_layouts
 from torchstone.verification.parity import bound_of, check_described, check_recorded, load_adapter, parity_folder, run
 
-LARGEST_COPIED_CASE = 220_000  # bytes
+LARGEST_COPIED_CASE = 150_000  # bytes
 
 
 def deferred(key):
@@ -94,7 +94,7 @@ def test_every_released_layout_is_claimed_by_a_variant(key):
 
 @pytest.mark.parametrize("key", PROVED)
 def test_one_telling_case_comes_with_the_project(key):
-    """The recorded numbers unchanged; of a case that is too large, the first samples of the batch."""
+    """The recorded numbers unchanged; of a case that is too large, the first samples, or some of the outputs."""
     copied = case_files(parity_folder() / "cases" / key)
     assert len(copied) == 1, f"expected one recorded case in {parity_folder() / 'cases' / key}"
     path = copied[0]
@@ -103,9 +103,13 @@ def test_one_telling_case_comes_with_the_project(key):
     if SHARED is None:
         return
     assert original, f"nothing recorded is called {path.stem}"
-    assert json.loads(path.read_text()) == json.loads(original.read_text())
+    told, whole = json.loads(path.read_text()), json.loads(original.read_text())
+    kept = [name for name in whole["outputs"] if name in told["outputs"]]
+    assert told == whole | {"outputs": kept}
+    assert kept
     ours, recorded = load_file(path.with_suffix(".safetensors")), load_file(original.with_suffix(".safetensors"))
-    assert ours.keys() == recorded.keys()
+    left_out = {f"output/{name}" for name in whole["outputs"] if name not in kept}
+    assert ours.keys() == recorded.keys() - left_out
     for name, value in ours.items():
         assert torch.equal(value, recorded[name][: len(value)] if value.dim() else recorded[name]), name
 

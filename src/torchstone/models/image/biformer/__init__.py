@@ -26,8 +26,9 @@ the layout of Swin-T (STL) have its patches and stages instead, and no 3x3 convo
 is that of DeiT (the recipe ``biformer_imagenet``); there is no loss of the system's own.
 
 Reading order: :mod:`attention <torchstone.models.image.biformer.attention>` (routing attention, both published forms),
-:mod:`network <torchstone.models.image.biformer.network>` (block, networks, the backbone for dense prediction,
-variants); the operator itself is :func:`torchstone.ops.routed_attention`.
+:mod:`blocks <torchstone.models.image.biformer.blocks>`, :mod:`network <torchstone.models.image.biformer.network>`
+(networks, variants), :mod:`dense <torchstone.models.image.biformer.dense>` (for detection and segmentation); the
+operator itself is :func:`torchstone.ops.routed_attention`.
 
 Example:
     >>> import torch, torchstone
@@ -44,16 +45,9 @@ from torchstone.models.image.biformer.attention import (
     BiLevelRoutingAttention2d,
     Routed,
 )
-from torchstone.models.image.biformer.network import (
-    BiFormer,
-    BiFormerBlock,
-    BiFormerBlock2d,
-    BiFormerSTL,
-    BiFormerSTL2d,
-    DenseBiFormer,
-    convert_official,
-    dense_backbone,
-)
+from torchstone.models.image.biformer.blocks import BiFormerBlock, BiFormerBlock2d
+from torchstone.models.image.biformer.dense import DenseBiFormer, dense_backbone
+from torchstone.models.image.biformer.network import BiFormer, BiFormerSTL, BiFormerSTL2d, convert_official
 
 __all__ = [
     "Attention",

@@ -19,6 +19,8 @@ from torchstone.layers.windows import Size, window_merge, window_partition
 from torchstone.ops import route_regions, routed_attention
 from torchstone.ops.routed_attention import routed_attention_probabilities
 
+CONVOLUTION, FULL, FULL_LEPE = 0, -1, -2
+"""What stands for another token mixer than routing attention where ``topks`` says how many regions are chosen."""
 ROUTERS = ("content", "nearest", "random")
 _POOLS: Mapping[str, Callable[[int], nn.Module]] = {
     "identity": lambda _: nn.Identity(),
@@ -81,7 +83,7 @@ class BiLevelRoutingAttention(nn.Module):
         (B, H, W, C) -> (B, H, W, C)
 
     Raises:
-        CallError: heads, counts or options that do not go together.
+        CallError: heads, counts, sizes of pooling or options that do not go together.
         UnknownName: an unknown pooling, projection or router.
         ShapeError: on call, sides that S does not divide, without ``auto_pad``.
 
@@ -261,7 +263,8 @@ class BiLevelRoutingAttention2d(nn.Module):
     def _route(self, q: Tensor, k: Tensor, region: Size) -> tuple[Tensor, Tensor]:
         """Routes by the means over what is there of each region."""
         pool = partial(F.avg_pool2d, kernel_size=region, ceil_mode=True, count_include_pad=False)
-        means = [pool(x.detach().float()).flatten(2).mT for x in (q, k)]  # (B, R, C)
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        means = [pool(x.detach().to(dtype)).flatten(2).mT for x in (q, k)]  # (B, R, C)
         return route_regions(means[0], means[1], self.topk)
 
 
@@ -342,6 +345,18 @@ class ConvolutionMixer(nn.Module):
         return self.proj_out(self.dwconv(self.proj_in(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
 
 
+def unrouted(dim: int, kind: int, side_dwconv: int) -> nn.Module:
+    """The token mixer (B, H, W, C) -> (B, H, W, C) that a number below 1 in ``topks`` stands for."""
+    mixers: Mapping[int, Callable[[], nn.Module]] = {
+        CONVOLUTION: lambda: ConvolutionMixer(dim),
+        FULL: lambda: Attention(dim),
+        FULL_LEPE: lambda: AttentionLePE(dim, side_dwconv=side_dwconv),
+    }
+    if kind not in mixers:
+        raise CallError(f"a value of topks must be positive, 0, -1 or -2, got {kind}")
+    return mixers[kind]()
+
+
 class _Nothing(nn.Module):
     """No local enhancement."""
 
@@ -389,7 +404,10 @@ def _same_for_all(routes: list[list[int]], like: Tensor) -> tuple[Int[Tensor, "b
 def _pool(mode: str, per_window: int, ratio: int) -> nn.Module:
     if mode not in _POOLS:
         raise unknown_name("kv_downsample_mode", mode, _POOLS)
-    return _POOLS[mode](per_window if mode.startswith("ada") else ratio)
+    name, size = ("kv_per_win", per_window) if mode.startswith("ada") else ("kv_downsample_ratio", ratio)
+    if mode != "identity" and size < 1:
+        raise CallError(f"{name} must be positive for {mode}, got {size}")
+    return _POOLS[mode](size)
 
 
 def _tokens(x: Tensor, region: Size) -> Tensor:

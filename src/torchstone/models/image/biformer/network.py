@@ -1,4 +1,4 @@
-"""Blocks and networks: BiFormer, its form in the layout of Swin-T (STL), and the backbone for dense prediction."""
+"""Networks: BiFormer, its form in the layout of Swin-T (STL), and their variants."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, LayerNorm2d, trunc_normal_
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from torchstone.errors import CallError, ShapeError
@@ -19,130 +18,15 @@ from torchstone.layers.backbone import Backbone
 from torchstone.layers.checkpointing import BlockSequence
 from torchstone.layers.checks import check_images
 from torchstone.models.image.biformer.attention import (
-    Attention,
-    AttentionLePE,
+    FULL,
+    FULL_LEPE,
     AttentionLePE2d,
     BiLevelRoutingAttention,
     BiLevelRoutingAttention2d,
-    ConvolutionMixer,
+    unrouted,
 )
-from torchstone.models.registry import build_image_model, create_model, register_model
-
-CONVOLUTION, FULL, FULL_LEPE = 0, -1, -2
-"""What stands for another token mixer than routing attention where ``topks`` says how many regions are chosen."""
-
-
-# Blocks ---------------------------------------------------------------------------------------------------------------
-
-
-class DepthwiseMlp(nn.Module):
-    """``W2 GELU(DW(W1 x))`` for a map (B, H, W, C); DW, a depthwise 3x3 convolution, only with ``dwconv``."""
-
-    def __init__(self, dim: int, hidden: int, dwconv: bool = False) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if dwconv else None
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        x = self.fc1(x)
-        if self.dwconv is not None:
-            x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(self.act(x))
-
-
-class BiFormerBlock(nn.Module):
-    """A position-giving convolution, a token mixer and an MLP, each with a shortcut.
-
-    ``x = x + DW(x)``, then ``x = x + g1 mixer(LN x)`` and ``x = x + g2 MLP(LN x)``; with ``pre_norm=False``
-    ``x = LN(x + g1 mixer(x))`` and ``x = LN(x + g2 MLP(x))``.
-
-    Args:
-        dim: channels C.
-        mixer: from a map (B, H, W, C) to one like it.
-        mlp_ratio: hidden channels of the MLP as a multiple of C.
-        mlp_dwconv: a depthwise convolution inside the MLP.
-        before_attn_dwconv: side of the convolution DW, odd; 0 for none.
-        layer_scale: initial value of the scales g1 and g2 of each channel; None for no scales.
-        pre_norm: see above.
-        drop_path: probability that a sample skips a branch while training.
-
-    Shape:
-        (B, C, H, W) -> (B, C, H, W)
-    """
-
-    gamma1: Tensor | None
-    gamma2: Tensor | None
-
-    def __init__(
-        self,
-        dim: int,
-        mixer: nn.Module,
-        *,
-        mlp_ratio: float = 3.0,
-        mlp_dwconv: bool = False,
-        before_attn_dwconv: int = 3,
-        layer_scale: float | None = None,
-        pre_norm: bool = True,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__()
-        side = before_attn_dwconv
-        self.pos_embed = nn.Conv2d(dim, dim, side, padding=side // 2, groups=dim) if side else None
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = mixer
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = DepthwiseMlp(dim, int(mlp_ratio * dim), mlp_dwconv)
-        for name in ("gamma1", "gamma2"):
-            scale = None if layer_scale is None else nn.Parameter(torch.full((dim,), float(layer_scale)))
-            self.register_parameter(name, scale)
-        self.pre_norm = pre_norm
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        if self.pos_embed is not None:
-            x = x + self.pos_embed(x)
-        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        x = self._branch(x, self.norm1, self.attn, self.gamma1)
-        x = self._branch(x, self.norm2, self.mlp, self.gamma2)
-        return x.permute(0, 3, 1, 2)
-
-    def _branch(self, x: Tensor, norm: nn.Module, layer: nn.Module, scale: Tensor | None) -> Tensor:
-        y = layer(norm(x) if self.pre_norm else x)
-        y = x + self.drop_path(y if scale is None else scale * y)
-        return y if self.pre_norm else norm(y)
-
-
-class BiFormerBlock2d(nn.Module):
-    """``x = x + mixer(LN x)``, ``x = x + MLP(LN x)`` with 1x1 convolutions, norms over channels.
-
-    Args:
-        dim: channels C.
-        mixer: from a map (B, C, H, W) to one like it.
-        mlp_ratio: hidden channels of the MLP as a multiple of C.
-        drop_path: probability that a sample skips a branch while training.
-
-    Shape:
-        (B, C, H, W) -> (B, C, H, W)
-    """
-
-    def __init__(self, dim: int, mixer: nn.Module, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
-        super().__init__()
-        hidden = int(mlp_ratio * dim)
-        self.norm1 = LayerNorm2d(dim, eps=1e-6)
-        self.attn = mixer
-        self.norm2 = LayerNorm2d(dim, eps=1e-6)
-        self.mlp = nn.Sequential()
-        self.mlp.add_module("fc1", nn.Conv2d(dim, hidden, 1))
-        self.mlp.add_module("act", nn.GELU())
-        self.mlp.add_module("fc2", nn.Conv2d(hidden, dim, 1))
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
+from torchstone.models.image.biformer.blocks import BiFormerBlock, BiFormerBlock2d, halve, patches, stem
+from torchstone.models.registry import build_image_model, register_model
 
 # Networks -------------------------------------------------------------------------------------------------------------
 
@@ -161,15 +45,16 @@ class _Stages(Backbone):
         shrink: Sequence[nn.Module],
         stages: Sequence[BlockSequence],
         reduction: int,
-        step: int,
         *,
+        least: int,
+        step: int,
         in_chans: int,
         num_classes: int,
         global_pool: str,
         drop_rate: float,
     ) -> None:
         super().__init__(in_chans, drop_rate)
-        self.step = step  # of the sides that images may have
+        self.least, self.step = least, step  # pixels: the smallest side that images may have, its multiples
         self.downsample_layers = nn.ModuleList(shrink)
         self.stages = nn.ModuleList(stages)
         self.feature_info = [
@@ -181,16 +66,7 @@ class _Stages(Backbone):
         self.apply(_init_weights)
 
     def _check(self, x: Tensor) -> None:
-        check_images(x, self.in_chans)
-        try:
-            check_images(x, self.in_chans, self._least(), self.step)
-        except ShapeError as error:
-            hint = "; build it with auto_pad=True for sizes between" if self.step > 1 else ""
-            raise ShapeError(f"{error}{hint}") from None
-
-    def _least(self) -> int:
-        """The smallest side, in pixels."""
-        return self.step
+        check_sides(x, self.in_chans, self.least, self.step)
 
     def _stage(self, index: int, x: Tensor) -> Tensor:
         if index == 0:  # linear layers and norms work on the channels of a pixel: channels last costs least
@@ -299,7 +175,7 @@ class BiFormer(_Stages):
 
         def mixer(i: int) -> nn.Module:
             if topks[i] <= 0:
-                return _unrouted(dims[i], topks[i], side_dwconv)
+                return unrouted(dims[i], topks[i], side_dwconv)
             return BiLevelRoutingAttention(
                 dims[i],
                 _heads(qk_dims[i], head_dim),
@@ -330,12 +206,14 @@ class BiFormer(_Stages):
                 drop_path=drop_path,
             )
 
+        step = 1 if auto_pad else _step([regions] * stages, topks, stem_stride)
         super().__init__(
             dims,
-            [_stem(in_chans, dims[0], stem_stride), *(_halve(a, b) for a, b in pairwise(dims))],
+            [stem(in_chans, dims[0], stem_stride), *(halve(a, b) for a, b in pairwise(dims))],
             _sequences(block, depths, drop_path_rate),
             stem_stride,
-            1 if auto_pad else _step([regions] * stages, topks, stem_stride),
+            least=step,
+            step=step,
             in_chans=in_chans,
             num_classes=num_classes,
             global_pool=global_pool,
@@ -389,7 +267,7 @@ class BiFormerSTL(_Stages):
 
         def mixer(i: int) -> nn.Module:
             if topks[i] <= 0:
-                return _unrouted(dims[i], topks[i], side_dwconv)
+                return unrouted(dims[i], topks[i], side_dwconv)
             return BiLevelRoutingAttention(
                 dims[i],
                 _heads(dims[i], head_dim),
@@ -403,20 +281,19 @@ class BiFormerSTL(_Stages):
         def block(i: int, drop_path: float) -> nn.Module:
             return BiFormerBlock(dims[i], mixer(i), mlp_ratio=mlp_ratio, before_attn_dwconv=0, drop_path=drop_path)
 
+        step = 1 if auto_pad else _step(sides, topks, 4)
         super().__init__(
             dims,
-            _patches(in_chans, dims),
+            patches(in_chans, dims),
             _sequences(block, depths, drop_path_rate),
             4,
-            1 if auto_pad else _step(sides, topks, 4),
+            least=max(step, 2 ** (len(dims) + 1)),  # patches are not padded
+            step=step,
             in_chans=in_chans,
             num_classes=num_classes,
             global_pool=global_pool,
             drop_rate=drop_rate,
         )
-
-    def _least(self) -> int:
-        return max(self.step, int(self.feature_info[-1]["reduction"]))
 
 
 class BiFormerSTL2d(_Stages):
@@ -472,122 +349,22 @@ class BiFormerSTL2d(_Stages):
         def block(i: int, drop_path: float) -> nn.Module:
             return BiFormerBlock2d(dims[i], mixer(i), mlp_ratio=mlp_ratio, drop_path=drop_path)
 
+        routed = [side * 4 * 2**i for i, (side, topk) in enumerate(zip(sides, topks, strict=True)) if topk > 0]
         super().__init__(
             dims,
-            _patches(in_chans, dims),
+            patches(in_chans, dims),
             _sequences(block, depths, drop_path_rate),
             4,
-            1,
+            least=max([*routed, 2 ** (len(dims) + 1)]),
+            step=1,
             in_chans=in_chans,
             num_classes=num_classes,
             global_pool=global_pool,
             drop_rate=drop_rate,
         )
-        strides = [int(info["reduction"]) for info in self.feature_info]
-        routed = [side * stride for side, topk, stride in zip(sides, topks, strides, strict=True) if topk > 0]
-        self.least = max([*routed, strides[-1]])
-
-    def _least(self) -> int:
-        return self.least
-
-
-class DenseBiFormer(nn.Module):
-    """The backbone for detection and segmentation: a map of every stage, each through a layer norm of its own.
-
-    The norms stand beside the trunk, which goes on without them. See :func:`dense_backbone`.
-
-    Args:
-        network: takes over its stages; its head is not used any more.
-
-    Shape:
-        (B, in_chans, H, W) -> maps (B, C_i, H/4/2^i, W/4/2^i), sides rounded up; any H and W if the network pads.
-
-    Raises:
-        CallError: another network than a BiFormer.
-        ShapeError: on call, images that the network cannot take.
-    """
-
-    def __init__(self, network: BiFormer) -> None:
-        super().__init__()
-        if not isinstance(network, BiFormer):
-            name = type(network).__name__
-            raise CallError(f"{name} is no BiFormer: take biformer_tiny, biformer_small or biformer_base")
-        self.downsample_layers, self.stages = network.downsample_layers, network.stages
-        self.feature_info, self.in_chans, self.step = network.feature_info, network.in_chans, network.step
-        self.extra_norms = nn.ModuleList(LayerNorm2d(info["num_chs"], eps=1e-6) for info in self.feature_info)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> list[Tensor]:
-        check_images(x, self.in_chans, self.step, self.step)
-        x, maps = x.contiguous(memory_format=torch.channels_last), []
-        for shrink, stage, norm in zip(self.downsample_layers, self.stages, self.extra_norms, strict=True):
-            x = stage(shrink(x))
-            maps.append(norm(x))
-        return maps
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs for the backward pass and compute the rest again."""
-        for module in self.modules():
-            if isinstance(module, BlockSequence):
-                module.grad_checkpointing = enable
-
-
-def dense_backbone(name: str = "biformer_small", *, regions: int = 8, **kwargs: Any) -> DenseBiFormer:
-    """A BiFormer for detection and segmentation, which takes images of any size.
-
-    Args:
-        name: ``biformer_tiny``, ``biformer_small`` or ``biformer_base``.
-        regions: regions a side, on which no weight depends: the authors have 8 for segmentation of 512 x 512 crops, 16
-            for detection on COCO.
-        **kwargs: ``pretrained`` (True, a path or a URL: weights of the classifier), ``drop_path_rate``, ``in_chans``
-            and the network's own arguments.
-
-    Raises:
-        CallError: a model that is no BiFormer.
-        UnknownName: no such model.
-
-    Example:
-        >>> backbone = dense_backbone("biformer_tiny").eval()
-        >>> [tuple(m.shape) for m in backbone(torch.zeros(1, 3, 65, 100))]
-        [(1, 64, 17, 25), (1, 128, 9, 13), (1, 256, 5, 7), (1, 512, 3, 4)]
-    """
-    return DenseBiFormer(cast(BiFormer, create_model(name, regions=regions, **{"auto_pad": True, **kwargs})))
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
-
-
-def _stem(in_chans: int, dim: int, stride: int) -> nn.Sequential:
-    """Two overlapping 3x3 convolutions: (B, in_chans, H, W) -> (B, dim, H / stride, W / stride), rounded up."""
-    return nn.Sequential(
-        nn.Conv2d(in_chans, dim // 2, 3, 2, 1),
-        nn.BatchNorm2d(dim // 2),
-        nn.GELU(),
-        nn.Conv2d(dim // 2, dim, 3, stride // 2, 1),
-        nn.BatchNorm2d(dim),
-    )
-
-
-def _halve(in_channels: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(in_channels, dim, 3, 2, 1), nn.BatchNorm2d(dim))
-
-
-def _patches(in_chans: int, dims: Sequence[int]) -> list[nn.Module]:
-    """Patches of 4x4 pixels, then of 2x2 of the stage before."""
-    first = nn.Sequential(nn.Conv2d(in_chans, dims[0], 4, 4), nn.BatchNorm2d(dims[0]))
-    merges = (nn.Sequential(nn.BatchNorm2d(a), nn.Conv2d(a, b, 2, 2)) for a, b in pairwise(dims))
-    return [first, *merges]
-
-
-def _unrouted(dim: int, kind: int, side_dwconv: int) -> nn.Module:
-    """The token mixer that a number below 1 stands for."""
-    mixers: Mapping[int, Callable[[], nn.Module]] = {
-        CONVOLUTION: lambda: ConvolutionMixer(dim),
-        FULL: lambda: Attention(dim),
-        FULL_LEPE: lambda: AttentionLePE(dim, side_dwconv=side_dwconv),
-    }
-    if kind not in mixers:
-        raise CallError(f"a value of topks must be positive, 0, -1 or -2, got {kind}")
-    return mixers[kind]()
 
 
 def _sequences(
@@ -595,6 +372,16 @@ def _sequences(
 ) -> list[BlockSequence]:
     rates: Iterator[float] = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
     return [BlockSequence(*(block(i, next(rates)) for _ in range(depth))) for i, depth in enumerate(depths)]
+
+
+def check_sides(x: Tensor, in_chans: int, least: int, step: int) -> None:
+    """Refuse what are no images (B, in_chans, H, W), and sides that are smaller than ``least`` or no multiples."""
+    check_images(x, in_chans)
+    try:
+        check_images(x, in_chans, least, step)
+    except ShapeError as error:
+        hint = "; build it with auto_pad=True for sizes between" if step > 1 else ""
+        raise ShapeError(f"{error}{hint}") from None
 
 
 def _step(regions: Sequence[int], topks: Sequence[int], reduction: int) -> int:
