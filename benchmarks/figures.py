@@ -11,7 +11,7 @@ from pathlib import Path
 from torchstone.files import write_text
 
 WIDTH, HEIGHT = 680, 400
-LEFT, RIGHT, TOP, BOTTOM = 58, 134, 48, 52  # room for labels
+LEFT, RIGHT, TOP, BOTTOM = 58, 148, 48, 52  # room for labels
 COLOURS = (  # on light and on dark pages
     ("#c2410c", "#fb923c"),
     ("#1d4ed8", "#93c5fd"),
