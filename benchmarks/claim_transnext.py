@@ -106,7 +106,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 def enlarge(options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy of the whole networks on enlarged test images, with either scale of the logits."""
-    from seeded_runs import accuracies, difference, scores_of
+    from seeded_runs import accuracies, scores_of
 
     correct: dict[str, dict[int, list[float]]] = {}
     for seed in range(options.seeds):
@@ -115,14 +115,25 @@ def enlarge(options: argparse.Namespace) -> dict[str, Any]:
             for name, scale in SCALES.items():
                 right = answers_of(state, images, size, scale) == labels
                 correct.setdefault(f"{size} pixels, scale {name}", {})[seed] = right.float().tolist()
-    scores = scores_of(correct)
     pairs = [tuple(f"{size} pixels, scale {name}" for name in SCALES) for size in SIZES if size != SIZES[0]]
+    gains = {f"{a} - {b}": gain(correct[a], correct[b]) for a, b in pairs}
     return {
-        "recomputing helps": all(scores.difference(*pair).low > 0 for pair in pairs),
+        "recomputing helps": all(found["95 % interval"][0] > 0 for found in gains.values()),
         "images": options.enlarged,
-        "accuracies": accuracies(correct, scores),
-        "differences": {f"{a} - {b}": difference(scores, a, b) for a, b in pairs},
+        "accuracies": accuracies(correct, scores_of(correct)),
+        "differences": gains,
     }
+
+
+def gain(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> dict[str, Any]:
+    """By how much the answers of the same weights differ: a bootstrap of each seed's and image's difference."""
+    import numpy as np
+
+    from torchstone.reporting.statistics import bootstrap
+
+    differences = np.array([ours[seed] for seed in ours]) - np.array([theirs[seed] for seed in ours])
+    found = bootstrap({"gain": differences}, bounds=(-1.0, 1.0)).intervals["gain"]
+    return {"mean": found.value, "95 % interval": [found.low, found.high]}
 
 
 def trained(options: argparse.Namespace, run: Path) -> tuple[Any, Any, Any]:
