@@ -38,8 +38,11 @@ def test_a_recipe_whose_data_are_missing_says_which_files_go_where(name, folder)
         assert said in str(error.value)
 
 
+NAMED = [("texas", "texas"), ("cornell", "cornell"), ("cora-geom", "cora"), ("citeseer-geom", "citeseer")]
+
+
 @requires_shared("data/texas")
-@pytest.mark.parametrize(("name", "source"), [("texas", "texas"), ("cornell", "cornell"), ("cora-geom", "cora")])
+@pytest.mark.parametrize(("name", "source"), NAMED)
 def test_files_in_the_folder_are_read_without_a_network(name, source, folder):
     where = {path.name: path for path in shared(f"data/{source}").rglob("*")}
     for file in named_graphs.NAMED_GRAPHS[name].files:

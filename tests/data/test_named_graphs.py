@@ -49,7 +49,7 @@ def test_planetoid_files_in_the_folder_are_read_without_a_network(name, folder):
     named, read = open_graph(name), open_graph(str(shared(f"data/{name}/{name}.npz")))
     assert named.sizes == read.sizes
     torch.testing.assert_close(named.graph.x, read.graph.x)
-    for key in ("train_mask", "val_mask", "test_mask"):
+    for key in ("y", "train_mask", "val_mask", "test_mask"):
         assert torch.equal(named.graph[key], read.graph[key])
     edges = [set(map(tuple, one.graph.edge_index.T.tolist())) for one in (named, read)]
     assert edges[0] == edges[1]
