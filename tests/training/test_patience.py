@@ -1,5 +1,7 @@
 """Which epoch is kept, when training stops for want of a better one, and weight decay of some parameters."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -68,20 +70,33 @@ def test_a_weight_decay_for_no_parameter_is_refused():
             TrainSpec(weight_decay_for=wrong)
 
 
+def graph_recipe(folder, model="neural_sheaf", **settings):
+    """Sixty digits, each linked with the three that resemble it."""
+    x, y = (values[:60] for values in load_digits(return_X_y=True))
+    np.savez(folder / "g.npz", x=x.astype("float32"), edge_index=np.array(kneighbors_graph(x, 3).nonzero()), y=y)
+    data = {"source": str(folder / "g.npz"), "split": "random"}
+    return Recipe.from_dict({"task": "node-classification", "model": {"name": model}, "data": data, "train": settings})
+
+
+def test_a_name_that_no_parameter_has_leaves_the_folder_to_the_recipe_put_right(tmp_path):
+    with pytest.raises(UnknownName, match="did you mean 'lin1'"):
+        fit(graph_recipe(tmp_path, "dagnn", epochs=1, weight_decay_for={"lim1": 0.0}), tmp_path / "run", device="cpu")
+    fit(graph_recipe(tmp_path, "dagnn", epochs=1, weight_decay_for={"lin1": 0.0}), tmp_path / "run", device="cpu")
+
+
+def test_training_stops_when_out_of_patience(tmp_path):
+    """At a rate of zero no epoch is better than the first."""
+    settings = {"epochs": 30, "lr": 1e-12, "schedule": "constant", "select": "best_loss", "patience": 3}
+    run = fit(graph_recipe(tmp_path, "dagnn", **settings), tmp_path / "run", device="cpu")
+    epochs = [json.loads(line)["epoch"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert max(epochs) < 30
+
+
 def test_steps_keep_a_weight_decay_of_its_own(tmp_path):
     """Trained at a rate of almost nothing, only decay moves the weights: by rate x decay, and not at all."""
-    x, y = (values[:60] for values in load_digits(return_X_y=True))
-    np.savez(tmp_path / "g.npz", x=x.astype("float32"), edge_index=np.array(kneighbors_graph(x, 3).nonzero()), y=y)
     settings = {"epochs": 1, "lr": 0.1, "optimizer": "adamw", "optimizer_args": {"eps": 1e9}, "weight_decay": 0.5}
     settings |= {"decay_all": True, "schedule": "constant", "weight_decay_for": {"sheaf_learners": 0.0}}
-    recipe = Recipe.from_dict(
-        {
-            "task": "node-classification",
-            "model": {"name": "neural_sheaf"},
-            "data": {"source": str(tmp_path / "g.npz"), "split": "random"},
-            "train": settings,
-        }
-    )
+    recipe = graph_recipe(tmp_path, **settings)
     run = fit(recipe, tmp_path / "run", device="cpu")
     seed_everything_at("weights", recipe.seed)
     start = create_model("neural_sheaf", in_channels=64, out_channels=10).state_dict()

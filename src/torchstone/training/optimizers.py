@@ -108,7 +108,7 @@ def create_optimizer(
     """
     check_optimizer(train)
     own = parameter_settings(model)
-    own_decays = _own_decays(model, train)
+    decays_of_their_own = own_decays(model, train)
     groups: dict[tuple[bool, float, float | None], list[nn.Parameter]] = {
         (True, 1.0, None): [],
         (False, 1.0, None): [],
@@ -120,7 +120,7 @@ def create_optimizer(
             decays = name not in undecayed and setting.get("weight_decay") != 0
             rate = setting.get("lr")
             scale = (scales or {}).get(name, 1.0) if rate is None else rate / train.lr
-            groups.setdefault((decays, scale, own_decays.get(name) if decays else None), []).append(parameter)
+            groups.setdefault((decays, scale, decays_of_their_own.get(name) if decays else None), []).append(parameter)
     settings: dict[str, Any] = dict(train.optimizer_args)
     clips_mixed = train.clip_grad is not None and train.precision != "32-true"  # Lightning refuses that when fused
     if get_optimizer_info(_base(train.optimizer)).opt_class in _FUSED and not clips_mixed:
@@ -149,8 +149,12 @@ def create_optimizer(
         raise CallError(f"train.optimizer_args do not fit train.optimizer={train.optimizer}: {error}") from error
 
 
-def _own_decays(model: nn.Module, train: TrainSpec) -> dict[str, float]:
-    """The weight decay of the parameters that ``train.weight_decay_for`` names; the longest beginning counts."""
+def own_decays(model: nn.Module, train: TrainSpec) -> dict[str, float]:
+    """The weight decay of the parameters that ``train.weight_decay_for`` names; the longest beginning counts.
+
+    Raises:
+        UnknownName: no parameter begins so.
+    """
     names = [_bare(name) for name, _ in model.named_parameters()]
     found: dict[str, float] = {}
     for beginning, decay in sorted(train.weight_decay_for.items(), key=lambda item: len(item[0])):

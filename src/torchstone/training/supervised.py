@@ -21,7 +21,12 @@ from torch.nn import functional as F
 
 from torchstone.errors import CallError, NonFiniteLoss
 from torchstone.seeding import seed_everything_at
-from torchstone.training.optimizers import create_optimizer, learning_rate_scales, undecayed_parameters
+from torchstone.training.optimizers import (
+    create_optimizer,
+    learning_rate_scales,
+    own_decays,
+    undecayed_parameters,
+)
 from torchstone.training.recipe import TrainSpec
 from torchstone.training.schedules import learning_rate, weight_decay
 
@@ -55,6 +60,7 @@ class Trainable(LightningModule, ABC):
         self.metric = metric or self.validation_loss
         self.undecayed = frozenset() if train.decay_all else undecayed_parameters(model)
         self.scales = self.learning_rate_scales()
+        own_decays(model, train)  # a name that no parameter has is refused before a run begins
         self.average = _average(model, train.ema_decay)
         self.learning_rate = 0.0
         self.last_loss = math.nan
