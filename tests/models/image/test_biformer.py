@@ -337,7 +337,7 @@ def test_dense_backbone_trains_with_checkpointing():
 def test_weights_of_a_classifier_start_a_dense_backbone(tmp_path):
     torch.save(create_model("biformer_mini32", num_classes=7).state_dict(), tmp_path / "weights.pth")
     backbone = dense_backbone("biformer_mini32", pretrained=tmp_path / "weights.pth", regions=5)
-    kept = torch.load(tmp_path / "weights.pth")["stages.1.0.attn.qkv.weight"]
+    kept = torch.load(tmp_path / "weights.pth", weights_only=True)["stages.1.0.attn.qkv.weight"]
     assert torch.equal(backbone.stages[1][0].attn.qkv.weight, kept)
 
 

@@ -286,15 +286,15 @@ def test_fused_network_keeps_its_size_or_interpolates():
                     fused(larger)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_network_can_be_converted_and_still_takes_other_sizes(dtype):
+@pytest.mark.parametrize(("dtype", "share"), [(torch.bfloat16, 0.1), (torch.float64, 1e-4)])
+def test_network_can_be_converted_and_still_takes_other_sizes(dtype, share):
     model = lively(TransNeXt(**SMALL))
     for size in (32, 40):
         x = torch.randn(1, 3, size, size)
         with torch.no_grad():
             expected, found = model(x), copy.deepcopy(model).to(dtype)(x.to(dtype))
         assert found.dtype == dtype
-        torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.1 * expected.abs().max().item())
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=share * expected.abs().max().item())
 
 
 def test_what_must_not_decay_is_named():
