@@ -272,7 +272,11 @@ class _Plan:
         shown = (
             "epochs batch_size optimizer weight_decay schedule warmup_epochs label_smoothing clip_grad precision select"
         )
-        kept = "last epoch" if self.protocol.select == "last" else "epoch of lowest validation loss"
+        kept = {
+            "last": "last epoch",
+            "best_loss": "epoch of lowest validation loss",
+            "best_score": f"epoch of best validation {self.task.metric}",
+        }[self.protocol.select]
         return {
             **{name: getattr(self.protocol, name) for name in shown.split()},
             "augment": self.data.augment,

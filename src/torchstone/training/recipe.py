@@ -368,7 +368,7 @@ class Recipe(_Checked):
         task: a name of :data:`torchstone.training.tasks.TASKS`.
         seed: of everything random in the run.
         about: one line for the list of recipes.
-        expect: bounds that the last epoch's validation values should reach: at least for a score, at most for a loss.
+        expect: bounds that the kept epoch's validation values should reach: at least for a score, at most for a loss.
         method: trains the network by a method's loss: a pre-training run. None is the task's own training.
     """
 

@@ -139,6 +139,17 @@ def test_memory_grows_with_edges_not_with_the_square_of_nodes():
     assert (laplacian @ torch.ones(50_000, 2, 1)).abs().max() < 1e-6
 
 
+def test_hubs_are_summed_in_single_precision():
+    """In bfloat16 a sum of ones stands still at 256."""
+    leaves = torch.arange(1, 2001)
+    one_way = torch.stack([torch.zeros_like(leaves), leaves])
+    links = link(torch.cat([one_way, one_way.flip(0)], 1), 2001, torch.bfloat16)
+    assert links.degree[0] == 2000
+    total = links.sum(torch.ones(4000, dtype=torch.bfloat16))
+    assert total.dtype == torch.bfloat16
+    assert total[0] == 2000
+
+
 def test_inverse_square_roots_and_their_gradients_survive_equal_eigenvalues():
     torch.manual_seed(0)
     a = torch.randn(4, D, D, dtype=torch.float64)
@@ -247,6 +258,46 @@ def test_continuous_diffusion_of_a_constant_sheaf_is_the_exponential(maps):
     laplacian = model.sheaf(x, links, model.sheaf_learner, model.edge_weight_learner).to_sparse().to_dense()
     expected = (torch.matrix_exp(-laplacian) @ x.flatten(0, 1)).view_as(x)
     torch.testing.assert_close(model.diffuse(x, links), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("maps", ["diagonal", "bundle", "general"])
+def test_steps_of_euler_are_the_papers_equation_along_the_sheaf_of_each_instant(maps, shared):
+    """X + h ELU(-L (I x W_left) X W_right^T), twice, with everything written densely and on edges."""
+    model = network(ContinuousSheafDiffusion, maps=maps, method="euler", step_size=0.5, shared_sheaf=shared)
+    with torch.no_grad():
+        for left in model.lin_left_weights:
+            left.weight.normal_()
+    left, right = model.lin_left_weights[0].weight, model.lin_right_weights[0].weight
+    x = start = torch.randn(N, D, 4)
+    for step in range(2):
+        if step == 0 or not shared:
+            pairs = torch.cat([x.flatten(1)[EDGES[0]], x.flatten(1)[EDGES[1]]], 1)
+            params = (pairs @ model.sheaf_learner.linear1.weight.T).tanh()
+            if maps == "bundle":
+                gate = (pairs @ model.edge_weight_learner.linear1.weight.T).sigmoid()
+                weight = gate * gate[[EDGES.t().tolist().index([j, i]) for i, j in EDGES.t().tolist()]]
+                learned = weight[:, :, None] * orthogonal_matrices(params, D, "householder")
+            else:
+                learned = params.diag_embed() if maps == "diagonal" else params.view(-1, D, D)
+            laplacian = by_definition(learned)
+        moved = laplacian @ torch.kron(torch.eye(N), left) @ x.flatten(0, 1) @ right.T
+        x = x + 0.5 * F.elu(-moved).view_as(x)
+    torch.testing.assert_close(model.diffuse(start, LINKS), x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_autocast_leaves_the_integration_in_single_precision(shared):
+    """In bfloat16 steps of the default tolerance would shrink without end."""
+    model, x = network(ContinuousSheafDiffusion, shared_sheaf=shared), torch.randn(N, D, 4)
+    expected = model.diffuse(x, LINKS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.diffuse(x, LINKS), expected)
+        rounded = model.diffuse(x.bfloat16(), LINKS)
+        loss = model(torch.randn(N, F_IN), EDGES)[:, 0].float().sum()
+    torch.testing.assert_close(rounded, expected, rtol=0, atol=0.05)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("maps", ["diagonal", "bundle", "general"])

@@ -57,8 +57,8 @@ class Links:
         return values.index_select(0, self.node) * values.index_select(0, self.neighbor)
 
     def sum(self, values: Float[Tensor, "e ..."]) -> Float[Tensor, "n ..."]:
-        """Sums over the edges of each node."""
-        return values.new_zeros(self.num_nodes, *values.shape[1:]).index_add(0, self.node, values)
+        """Sums over the edges of each node, in single precision at least: a hub has many."""
+        return _sums(values, self.node, self.num_nodes).to(values.dtype)
 
 
 def link(edge_index: Int[Tensor, "2 e"], num_nodes: int, dtype: torch.dtype = torch.float32) -> Links:
@@ -85,8 +85,12 @@ def link(edge_index: Int[Tensor, "2 e"], num_nodes: int, dtype: torch.dtype = to
         )
     reverse = torch.zeros_like(by_forth).scatter(0, by_back, by_forth)
     real = (node != neighbor).to(dtype)
-    degree = torch.zeros(num_nodes, dtype=dtype, device=edge_index.device).index_add(0, node, real)
-    return Links(node, neighbor, reverse, real, degree)
+    return Links(node, neighbor, reverse, real, _sums(real, node, num_nodes).to(dtype))
+
+
+def _sums(values: Tensor, node: Tensor, num_nodes: int) -> Tensor:
+    exact = torch.promote_types(values.dtype, torch.float32)
+    return values.new_zeros(num_nodes, *values.shape[1:], dtype=exact).index_add(0, node, values.to(exact))
 
 
 @dataclass(frozen=True)

@@ -320,7 +320,8 @@ class ContinuousSheafDiffusion(SheafNetwork):
 
         dX/dt = ELU(-L(X) W_left X W_right),   0 <= t <= time
 
-    Gradients go through the steps of the integration.
+    Gradients go through the steps of the integration, which is done in the precision of the parameters: under autocast
+    too, whose numbers of few digits could not meet a tolerance.
 
     Args:
         in_channels: F.
@@ -371,17 +372,18 @@ class ContinuousSheafDiffusion(SheafNetwork):
     def diffuse(self, x: Float[Tensor, "n s c"], links: Links) -> Float[Tensor, "n s c"]:
         if self.time == 0:
             return x
-        shared = self._sheaf_of(x, links) if self.shared_sheaf else None
+        with torch.autocast(x.device.type, enabled=False):
+            start = x.to(links.degree.dtype)
+            shared = self._sheaf_of(start, links) if self.shared_sheaf else None
+            return self.integration(lambda x: self._slope(x, shared or self._sheaf_of(x, links)), start, self.time)
 
-        def derivative(x: Tensor) -> Tensor:
-            laplacian = shared or self._sheaf_of(x, links)
-            for left in self.lin_left_weights:
-                x = _mix_stalks(left, x)
-            for right in self.lin_right_weights:
-                x = right(x)
-            return self._act(-(laplacian @ x))
-
-        return self.integration(derivative, x, self.time)
+    def _slope(self, x: Tensor, laplacian: SheafLaplacian) -> Tensor:
+        """dX/dt along a sheaf."""
+        for left in self.lin_left_weights:
+            x = _mix_stalks(left, x)
+        for right in self.lin_right_weights:
+            x = right(x)
+        return self._act(-(laplacian @ x))
 
     def _sheaf_of(self, x: Tensor, links: Links) -> SheafLaplacian:
         return self.sheaf(x, links, self.sheaf_learner, self.edge_weight_learner)
