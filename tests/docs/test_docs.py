@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from torchstone.reporting.gallery import END, START, _flatten, gallery, system_page
+from torchstone.reporting.gallery import END, START, _beside_the_paper, _flatten, gallery, system_page
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,3 +67,17 @@ def test_links_between_pages_lead_somewhere():
 def test_a_median_and_its_spread_are_one_row_of_a_systems_page():
     rows = _flatten({"statement": True, "ours / theirs": {"median": 0.9, "low": 0.85, "high": 1.0}, "values": [1, 2.5]})
     assert rows == [("statement", "yes"), ("ours / theirs", "0.9 (0.85 to 1)"), ("values", "1, 2.5")]
+
+
+def test_scores_beside_the_papers_are_a_table_with_where_each_row_was_measured():
+    measured = {"command": "run", "date": "2026-01-02", "hardware": {"processor": "CPU", "threads": 1}}
+    row = {
+        "network": "GCN",
+        "paper": {"mean": 81.5, "std": 0.5, "splits": 10},
+        "ours": {"mean": 80.25, "std": 1.0, "splits": 4},
+        "difference": -1.25,
+        "within_the_papers_spread": False,
+    }
+    lines = _beside_the_paper({"texas": row, "cora": {**row, "measured": measured}})
+    assert lines[2] == "| texas, GCN | 81.50 ± 0.50 (10 splits) | 80.25 ± 1.00 (4 splits) | -1.25 | no |"
+    assert lines[4:] == ["", "- cora: `run`, 2026-01-02, CPU, 1 threads"]

@@ -87,12 +87,45 @@ def _docstring(card: Card) -> str:
 def _result(name: str) -> list[str]:
     """A result file as a table, with where and how it was measured."""
     content = catalog.result(name)
+    rows = content["results"]
+    if all(_is_beside_the_paper(row) for row in rows.values()):
+        lines = _beside_the_paper(rows)
+    else:
+        lines = ["| | |", "|---|---|", *(f"| {path} | {value} |" for path, value in _flatten(rows))]
+    versions = ", ".join(f"{package} {version}" for package, version in content["versions"].items())
+    return [*lines, "", f"{_where(content)}; {versions}; seeds {content['seeds']}"]
+
+
+def _where(content: dict[str, Any]) -> str:
+    """By which command, when and on what something was measured."""
     hardware = content["hardware"]
     device = hardware.get("gpu") or f"{hardware['processor']}, {hardware['threads']} threads"
-    lines = ["| | |", "|---|---|"]
-    lines += [f"| {path} | {value} |" for path, value in _flatten(content["results"])]
-    versions = ", ".join(f"{package} {version}" for package, version in content["versions"].items())
-    return [*lines, "", f"`{content['command']}`, {content['date']}, {device}; {versions}; seeds {content['seeds']}"]
+    return f"`{content['command']}`, {content['date']}, {device}"
+
+
+def _is_beside_the_paper(row: object) -> bool:
+    """Whether a row says ``{"paper": {"mean": ..., "std": ...}, "ours": ..., "difference": ...,
+    "within_the_papers_spread": ...}``."""
+    if not isinstance(row, dict) or not {"paper", "ours", "difference", "within_the_papers_spread"} <= row.keys():
+        return False
+    return all(isinstance(row[whose], dict) and {"mean", "std"} <= row[whose].keys() for whose in ("paper", "ours"))
+
+
+def _beside_the_paper(rows: dict[str, Any]) -> list[str]:
+    """A table of scores, the paper's and ours, and where each row was measured if rows were measured apart."""
+    lines = ["| | paper | ours | difference | within the paper's spread |", "|---|---|---|---|---|"]
+    for name, row in rows.items():
+        label = f"{name}, {row['network']}" if "network" in row else name
+        paper, ours = (_mean_and_spread(row[whose]) for whose in ("paper", "ours"))
+        within = "yes" if row["within_the_papers_spread"] else "no"
+        lines.append(f"| {label} | {paper} | {ours} | {row['difference']:+.2f} | {within} |")
+    apart = [f"- {name}: {_where(row['measured'])}" for name, row in rows.items() if "measured" in row]
+    return [*lines, "", *apart] if apart else lines
+
+
+def _mean_and_spread(score: dict[str, Any]) -> str:
+    counts = ", ".join(f"{value} {name}" for name, value in score.items() if name not in ("mean", "std"))
+    return f"{score['mean']:.2f} ± {score['std']:.2f} ({counts})"
 
 
 def _flatten(value: Any, path: str = "") -> list[tuple[str, str]]:

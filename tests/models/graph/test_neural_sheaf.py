@@ -101,6 +101,13 @@ def test_degree_normalisation_divides_by_what_maps_can_reach():
     torch.testing.assert_close(found, scale[:, None] * plain * scale)
 
 
+def test_no_entry_of_a_normalised_laplacian_is_above_one():
+    """The authors cut the entries of general blocks to [-1, 1], which without their perturbation changes nothing."""
+    for size in (0.1, 1.0, 100.0):
+        matrix = general_laplacian(size * torch.randn(16, D, D), LINKS).to_sparse()
+        assert 0.1 * min(1, size) ** 2 < matrix.values().abs().max() <= 1
+
+
 def test_the_trivial_sheaf_is_the_graphs_own_laplacian_and_so_is_the_low_pass_coordinate():
     adjacency = torch.zeros(N, N)
     adjacency[EDGES[0], EDGES[1]] = 1

@@ -231,8 +231,8 @@ def general_laplacian(
     Args:
         maps: (E, d, d).
         links: the graph.
-        normalization: of the blocks, S_i L_ij S_j: ``sheaf``, S_i = (L_ii + 1)^-1/2, entries cut to [-1, 1];
-            ``degree``, S_i = (d deg_i + 1)^-1/2; ``none``, 1.
+        normalization: of the blocks, S_i L_ij S_j: ``sheaf``, S_i = (L_ii + 1)^-1/2; ``degree``,
+            S_i = (d deg_i + 1)^-1/2; ``none``, 1.
         fixed: see :func:`fixed_blocks`.
 
     Raises:
@@ -245,9 +245,10 @@ def general_laplacian(
     if normalization == "degree":
         blocks = _scaled(blocks, (links.degree[:, None] * maps.shape[1] + 1).rsqrt(), links)
     elif normalization == "sheaf":
-        scale = inverse_square_root(blocks.diagonal + torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device))
+        identity = torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device)
+        scale = inverse_square_root(blocks.diagonal + identity)
         off = scale.index_select(0, links.node) @ transport @ scale.index_select(0, links.neighbor)
-        blocks = Blocks((scale @ blocks.diagonal @ scale).clamp(-1, 1), off.clamp(-1, 1))
+        blocks = Blocks(identity - scale @ scale, off)  # S_i L_ii S_i, as L_ii is S_i^-2 - 1
     return _assembled(links, blocks, transport, normalization, fixed)
 
 
