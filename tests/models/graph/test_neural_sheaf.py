@@ -388,6 +388,14 @@ def test_general_maps_compile_whole_with_their_own_gradient():
     torch.compiler.reset()
 
 
+def test_continuous_networks_of_even_steps_are_exported_and_the_others_say_why_not():
+    x = torch.randn(N, F_IN)
+    even = network(ContinuousSheafDiffusion, method="euler")
+    torch.testing.assert_close(torch.export.export(even, (x, EDGES)).module()(x, EDGES), even(x, EDGES))
+    with pytest.raises(Exception, match=r"dopri5 chooses its steps .* one of euler, midpoint, rk4"):
+        torch.export.export(network(ContinuousSheafDiffusion), (x, EDGES))
+
+
 def test_multiply_accumulates_are_counted():
     """Features, maps and weights of nodes, both mixing layers, blocks times signals, classes."""
     model, edges, nodes, f = network(num_layers=1), 16, N, 4

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchstone.errors import WorkError
+from torchstone.errors import CallError, WorkError
 
 
 class StepsExceeded(WorkError):
@@ -80,6 +80,7 @@ class Integration:
         Raises:
             StepsExceeded: more than ``max_steps``: a stiff equation, or a tolerance that the precision of the numbers
                 cannot meet.
+            CallError: ``dopri5`` while a network is exported, which must not depend on the numbers in its inputs.
         """
         return self._adaptive(derivative, x, time) if METHODS[self.method].error else self._even(derivative, x, time)
 
@@ -93,6 +94,9 @@ class Integration:
         return x
 
     def _adaptive(self, derivative: Callable[[Tensor], Tensor], x: Tensor, time: float) -> Tensor:
+        if torch.compiler.is_exporting():
+            even = ", ".join(name for name, tableau in METHODS.items() if not tableau.error)
+            raise CallError(f"{self.method} chooses its steps by the numbers it meets: export with one of {even}")
         tableau = METHODS[self.method]
         slope = derivative(x)
         if not slope.isfinite().all():
