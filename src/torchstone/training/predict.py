@@ -196,7 +196,7 @@ def _check_finished(info: RunInfo) -> None:
     method = info.recipe.method
     if method is not None and not finishes(method.name):
         raise CallError(
-            f"{info.path} is a pre-training run, whose network has no trained classifier yet: train one from it "
+            f"{info.path} is a pre-training run, whose network has no classifier yet: train one from it "
             f"(model.weights={info.path}), or torchstone probe {info.path}"
         )
 
