@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +24,9 @@ class NodeClassifier(Supervised):
     The model maps ``(x, edge_index)`` to logits or log-probabilities (N, C): cross entropy is the same for both, so it
     is the negative log likelihood of the papers. The graph belongs to the module and moves with it to its device; a
     batch is a mask (N,).
+
+    A model with ``precompute(x, edge_index) -> tuple``, what training does not change, and ``classify(*tuple)``, which
+    makes its scores of that, is asked for the former once in a training.
 
     Args:
         model: the network. ``takes_sparse_features``: it also takes features in compressed rows;
@@ -49,15 +54,30 @@ class NodeClassifier(Supervised):
         if getattr(model, "takes_sparse_features", False) and x.count_nonzero() < SPARSE_BELOW * x.numel():
             x = compressed(x)
         self.num_classes = data.num_classes
+        self.precomputed: tuple[Tensor, ...] | None = None
         for name, tensor in (("x", x), ("edge_index", edge_index), ("y", data.graph.y)):
             self.register_buffer(name, tensor, persistent=False)
+
+    def on_fit_start(self) -> None:
+        if hasattr(self.model, "precompute"):
+            self.precomputed = self.model.precompute(self.x, self.edge_index)
+
+    def on_fit_end(self) -> None:
+        self.precomputed = None
+
+    def scores(self) -> Tensor:
+        """What the model makes of the graph."""
+        if self.precomputed is None:
+            return self(self.x, self.edge_index)
+        network: Any = self.model if self.training else self.kept
+        return network.classify(*self.precomputed)
 
     def training_loss(self, batch: Tensor) -> Tensor:
         outputs, labels = self.outputs(batch)
         return F.cross_entropy(outputs, labels, label_smoothing=self.train_spec.label_smoothing)
 
     def outputs(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self(self.x, self.edge_index)
+        scores = self.scores()
         expected = (len(self.y), self.num_classes)
         if not isinstance(scores, Tensor) or scores.shape != expected:
             given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
