@@ -118,8 +118,8 @@ def _needed(folder: Path, pattern: str, names: dict[str, str]) -> Path:
     path = folder / pattern.format(**names)
     if not path.is_file():
         raise DataError(
-            f"there is no {pattern.format(**names)} in {folder}; put it there from {FILES[pattern]}, or name the folder: "
-            f"{PREFIX}FOLDER/{names['graph']}-..."
+            f"there is no {pattern.format(**names)} in {folder}; put it there from {FILES[pattern]}, or name the "
+            f"folder: {PREFIX}FOLDER/{names['graph']}-..."
         )
     return path
 
