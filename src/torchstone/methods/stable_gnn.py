@@ -122,7 +122,6 @@ class StableGNN(Method):
         network: a :class:`~torchstone.models.graph.stable_gcn.StableGCN`; its classifier is left as it is.
         recover: share of the roughly pruned edges that each view has again.
         views: how many views there are.
-        view_seed: of their draw.
 
     Raises:
         CallError: another network, or an argument out of range.
@@ -133,7 +132,7 @@ class StableGNN(Method):
     anchor_edges: Tensor
     anchor_weights: Tensor
 
-    def __init__(self, network: nn.Module, *, recover: float = 0.2, views: int = 2, view_seed: int = 0) -> None:
+    def __init__(self, network: nn.Module, *, recover: float = 0.2, views: int = 2) -> None:
         super().__init__(network)
         if not isinstance(network, StableGCN):
             raise CallError(
@@ -144,11 +143,11 @@ class StableGNN(Method):
             raise CallError(f"recover is a share from 0 to 1, got {recover}")
         if views < 1:
             raise CallError(f"views must be at least 1, got {views}")
-        self.recover, self.views, self.view_seed = recover, views, view_seed
+        self.recover, self.views = recover, views
         self.discriminator = Discriminator(len(network.encoder.conv.bias))
 
     def prepare(self, data: Any) -> None:
-        """Take the graph, prune it roughly and draw the views: the same ones from the same ``view_seed``.
+        """Take the graph, prune it roughly and draw the views, from the global generator.
 
         Args:
             data: with ``graph``, PyG's ``Data`` with ``x`` (N, F) and ``edge_index`` (2, E).
@@ -160,14 +159,17 @@ class StableGNN(Method):
         nodes = len(x)
         check_undirected(edge_index, nodes)
         if x.count_nonzero() < SPARSE_BELOW * x.numel():
-            x = compressed(x)
-        kept = self.network.roughly_kept(x, edge_index)
+            x = x.to_sparse()  # coordinates: compressed rows cannot be copied
         self.register_buffer("x", x, persistent=False)
+        kept = self.network.roughly_kept(self.features(), edge_index)
         self._keep_graph("anchor", self.network.anchor(edge_index, kept, nodes))
-        generator = torch.Generator().manual_seed(self.view_seed)
         for index in range(self.views):
-            present = recover_edges(edge_index, kept, self.recover, generator)
+            present = recover_edges(edge_index, kept, self.recover)
             self._keep_graph(f"view{index}", view_of(edge_index, present, nodes, self.network.beta))
+
+    def features(self) -> Tensor:
+        """The features (N, F), in compressed rows (CSR) where few are not zero."""
+        return compressed(self.x) if is_sparse(self.x) else self.x
 
     def _keep_graph(self, name: str, graph: Graph) -> None:
         edges, weights = graph
@@ -182,7 +184,7 @@ class StableGNN(Method):
         permutation = torch.randperm(self.x.shape[0], device=self.x.device)
         views = [self._graph(f"view{index}") for index in range(self.views)]
         return contrast_logits(
-            self.network.encoder, self.discriminator, self.x, permutation, self._graph("anchor"), views
+            self.network.encoder, self.discriminator, self.features(), permutation, self._graph("anchor"), views
         )
 
     # --- Method
