@@ -74,7 +74,9 @@ def run_of(network: str, graph: str, rate: float, seed: int, given: argparse.Nam
     common = {"data.source": source(given.data, graph, rate), "seed": seed}
     if network == "stable":
         common |= {"model.name": "stable_gcn", "model.args": SETTINGS[graph][rate]}
-        before = train("stable_gnn_cora", {**common, "train.epochs": given.pretrain}, place / "encoder")
+        before = train(
+            "stable_gnn_cora", {**common, "train.epochs": given.pretrain, "train.patience": "null"}, place / "encoder"
+        )
         common |= {"model.weights": before}
     else:
         name = "gcn_jaccard" if network == "gcn_jaccard" else "pyg:gcn"
@@ -140,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="the folder of robust_citation; without it only the figure is drawn")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pretrain", type=int, default=200)
+    parser.add_argument("--pretrain", type=int, default=150)
     parser.add_argument("--cases", type=int, default=len(CASES), help="only the first so many graphs")
     parser.add_argument("--runs", type=Path, default=Path("runs/table_stable_gnn"))
     given = parser.parse_args()

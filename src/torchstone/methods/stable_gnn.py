@@ -176,15 +176,16 @@ class StableGNN(Method):
         self.register_buffer(f"{name}_edges", edges[:, weights != 0], persistent=False)
         self.register_buffer(f"{name}_weights", weights[weights != 0], persistent=False)
 
-    def _graph(self, name: str) -> Graph:
+    def graph(self, name: str) -> Graph:
+        """A graph of the pre-training, ``anchor``, ``view0``, ``view1``, ...: normalised edges and weights."""
         return self.get_buffer(f"{name}_edges"), self.get_buffer(f"{name}_weights")
 
     def logits(self) -> Tensor:
         """Of true and of shuffled nodes, (2, N); the permutation is drawn from the global generator."""
         permutation = torch.randperm(self.x.shape[0], device=self.x.device)
-        views = [self._graph(f"view{index}") for index in range(self.views)]
+        views = [self.graph(f"view{index}") for index in range(self.views)]
         return contrast_logits(
-            self.network.encoder, self.discriminator, self.features(), permutation, self._graph("anchor"), views
+            self.network.encoder, self.discriminator, self.features(), permutation, self.graph("anchor"), views
         )
 
     # --- Method
