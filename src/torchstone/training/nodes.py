@@ -67,8 +67,9 @@ class NodeClassifier(Supervised):
             self.register_buffer(name, tensor, persistent=False)
 
     def on_fit_start(self) -> None:
-        if hasattr(self.model, "precompute"):
-            self.precomputed = self.model.precompute(self.x, self.edge_index)
+        precompute: Any = getattr(self.model, "precompute", None)
+        if precompute is not None:
+            self.precomputed = precompute(self.x, self.edge_index)
 
     def on_fit_end(self) -> None:
         self.precomputed = None

@@ -193,7 +193,7 @@ def reliable_neighbours(
     def most_similar(rows: slice) -> Tensor:
         return torch.where(candidate, unit[rows] @ unit.t(), 0).topk(count, dim=1).indices
 
-    return _in_blocks(most_similar, len(embedding), ROWS_AT_ONCE)
+    return _in_blocks(most_similar, embedding.shape[0], ROWS_AT_ONCE)
 
 
 def add_neighbours(
@@ -218,10 +218,9 @@ def add_neighbours(
     target = torch.cat([edge_index[1], own.reshape(-1)])
     present = torch.cat([kept, torch.ones_like(neighbours, dtype=torch.bool).reshape(-1)]) & (source != target)
     absent = nodes * nodes
-    place = torch.where(present, target * nodes + source, absent).sort().values
+    place, order = torch.where(present, target * nodes + source, absent).sort()
     first = (place != F.pad(place, (1, 0), value=-1)[:-1]) & (place < absent)
-    place = torch.where(first, place, 0)
-    return torch.stack([place % nodes, place // nodes]), first
+    return torch.stack([source, target])[:, order], first
 
 
 def degree_power_weights(
@@ -363,7 +362,7 @@ def contrast_logits(
 
     summaries = [encode(projected, view).mean(0).sigmoid() for view in views]
     nodes = (encode(projected, anchor), encode(projected[permutation], anchor))
-    return torch.stack([sum(discriminator(h, c) for c in summaries) for h in nodes])  # type: ignore[arg-type, misc]
+    return torch.stack([sum(discriminator(h, c) for c in summaries) for h in nodes])
 
 
 class ContrastiveEncoder(nn.Module):
@@ -491,7 +490,7 @@ class StableGCN(nn.Module):
         Raises:
             ShapeError: too few nodes of sufficient degree to add ``neighbours`` of them.
         """
-        nodes = len(embedding)
+        nodes = embedding.shape[0]
         with torch.autocast(embedding.device.type, enabled=False):
             kept = self.kept(embedding, edge_index)
             reliable = degrees(edge_index, kept, nodes) > self.degree
