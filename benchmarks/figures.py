@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import log2
@@ -30,22 +30,32 @@ class Point:
     std: float
 
 
-def draw(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str, y: str, top: float = 100.0) -> None:
-    """Write a chart of y from 0 to ``top`` over x, which is drawn to the base of 2.
+def draw(
+    path: Path,
+    lines: Mapping[str, Sequence[Point]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    top: float = 100.0,
+    scale: Callable[[float], float] = log2,
+) -> None:
+    """Write a chart of y from 0 to ``top`` over x.
 
     Args:
         path: the SVG file.
         lines: by name; the name stands at the line's end.
         title, x, y: the words above, below and beside the chart.
         top: the largest y.
+        scale: where along the chart x lies: to the base of 2, or ``float`` for evenly.
     """
     if len(lines) > len(COLOURS):
         raise ValueError(f"{len(lines)} lines, and colours for {len(COLOURS)}")
     values = sorted({point.x for points in lines.values() for point in points})
-    low, high = log2(values[0]), log2(values[-1])
+    low, high = scale(values[0]), scale(values[-1])
 
     def across(value: float) -> float:
-        return LEFT + (log2(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (scale(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def up(value: float) -> float:
         return HEIGHT - BOTTOM - max(0.0, min(value, top)) / top * (HEIGHT - TOP - BOTTOM)
@@ -85,9 +95,7 @@ def draw(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str
             parts.append(f'<path class="s{index}" d="M{place:.1f} {ends[0]:.1f}V{ends[1]:.1f}"/>')
             parts.append(f'<circle class="s{index}" cx="{place:.1f}" cy="{up(point.mean):.1f}" r="3.5"/>')
         last = points[-1]
-        parts.append(
-            f'<text class="s{index}" x="{across(last.x) + 12:.1f}" y="{height:.1f}">{escape(name)}</text>'
-        )
+        parts.append(f'<text class="s{index}" x="{across(last.x) + 12:.1f}" y="{height:.1f}">{escape(name)}</text>')
     write_text(path, "\n".join([*parts, "</svg>"]) + "\n")
 
 

@@ -2,7 +2,8 @@
 
 A source is a name (:data:`SOURCES`: ``cora``, ``citeseer``, ``pubmed``, these three as ``cora-geom``, ... with ten
 numbered splits, ``texas``, ``wisconsin``, ``cornell``, ``film``, ``chameleon``, ``squirrel``, ``computers``, ``photo``,
-``cs``, ``physics``, ``ogbn-arxiv``) or the path of an ``.npz`` file without pickles:
+``cs``, ``physics``, ``ogbn-arxiv``), an attacked graph (``robust:cora-meta-0.2``, see
+:mod:`torchstone.data.robust_graphs`) or the path of an ``.npz`` file without pickles:
 
 * features: ``x`` (N, F), or compressed rows ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``;
 * ``edge_index`` (2, E), row 0 the sources, row 1 the targets; ``y`` (N,), -1 where a node has no label;
@@ -31,6 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchstone.data.named_graphs import NAMED_GRAPHS, read_named
+from torchstone.data.robust_graphs import is_robust_source, read_robust
 from torchstone.errors import CallError, DataError, unknown_name
 from torchstone.extras import extra
 
@@ -216,8 +218,12 @@ def _edges(edges: np.ndarray, nodes: int, directed: bool) -> Tensor:
 
 
 def _open(source: str, labelled: bool = True) -> RawGraph:
-    named = source.lower() in SOURCES
-    raw = _raw(source.lower(), read_named(source.lower())) if named else _read_npz(source, labelled)
+    if is_robust_source(source):
+        raw = _raw(*read_robust(source))
+    elif source.lower() in SOURCES:
+        raw = _raw(source.lower(), read_named(source.lower()))
+    else:
+        raw = _read_npz(source, labelled)
     _check(raw)
     return raw
 

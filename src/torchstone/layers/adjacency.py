@@ -117,12 +117,30 @@ def propagate_hops(
     Returns:
         H_0, ..., H_K, stacked to (N, K + 1, C).
     """
+    return torch.stack(_hops(x, edge_index, edge_weight, hops), 1)
+
+
+def propagate(
+    x: Float[Tensor, "n c"], edge_index: Int[Tensor, "2 e"], edge_weight: Float[Tensor, " e"]
+) -> Float[Tensor, "n c"]:
+    """One sum over neighbours: out[i] = sum over edges j -> i of w_ji x[j].
+
+    Args:
+        x: (N, C).
+        edge_index: (2, E).
+        edge_weight: (E,).
+
+    Returns:
+        (N, C).
+    """
+    return _hops(x, edge_index, edge_weight, 1)[1]
+
+
+def _hops(x: Tensor, edge_index: Tensor, edge_weight: Tensor, hops: int) -> list[Tensor]:
     captured = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()  # sparse matrices cannot be captured
     if captured or edge_weight.requires_grad:
-        steps = _hops_by_messages(x, edge_index, edge_weight, hops)
-    else:
-        steps = _hops_by_matrix(x, edge_index, edge_weight, hops)
-    return torch.stack(steps, 1)
+        return _hops_by_messages(x, edge_index, edge_weight, hops)
+    return _hops_by_matrix(x, edge_index, edge_weight, hops)
 
 
 def _hops_by_messages(x: Tensor, edge_index: Tensor, edge_weight: Tensor, hops: int) -> list[Tensor]:
@@ -170,8 +188,9 @@ def sparse_dropout(x: Float[Tensor, "n f"], rate: float, training: bool) -> Floa
 
 
 def sparse_linear(
-    x: Float[Tensor, "n f"], weight: Float[Tensor, "c f"], bias: Float[Tensor, " c"]
+    x: Float[Tensor, "n f"], weight: Float[Tensor, "c f"], bias: Float[Tensor, " c"] | None = None
 ) -> Float[Tensor, "n c"]:
     """``x weight^T + bias`` for features (N, F) in compressed rows (CSR) and a weight (C, F)."""
     with torch.autocast(x.device.type, enabled=False):
-        return x @ weight.t() + bias
+        product = x @ weight.t()
+        return product if bias is None else product + bias

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +25,9 @@ class NodeClassifier(Supervised):
     is the negative log likelihood of the papers. A model that has one is trained by its own
     ``training_loss(x, edge_index, y, mask)``, a scalar. The graph belongs to the module and moves with it to its
     device; a batch is a mask (N,).
+
+    A model with ``precompute(x, edge_index) -> tuple``, what training does not change, and ``classify(*tuple)``, which
+    makes its scores of that, is asked for the former once in a training.
 
     Args:
         model: the network. ``takes_sparse_features``: it also takes features in compressed rows;
@@ -51,6 +56,7 @@ class NodeClassifier(Supervised):
         if getattr(model, "takes_sparse_features", False) and x.count_nonzero() < SPARSE_BELOW * x.numel():
             x = compressed(x)
         self.num_classes = data.num_classes
+        self.precomputed: tuple[Tensor, ...] | None = None
         self.own_loss = getattr(model, "training_loss", None)
         if self.own_loss is not None and train.label_smoothing:
             raise CallError(
@@ -60,6 +66,21 @@ class NodeClassifier(Supervised):
         for name, tensor in (("x", x), ("edge_index", edge_index), ("y", data.graph.y)):
             self.register_buffer(name, tensor, persistent=False)
 
+    def on_fit_start(self) -> None:
+        precompute: Any = getattr(self.model, "precompute", None)
+        if precompute is not None:
+            self.precomputed = precompute(self.x, self.edge_index)
+
+    def on_fit_end(self) -> None:
+        self.precomputed = None
+
+    def scores(self) -> Tensor:
+        """What the model makes of the graph."""
+        if self.precomputed is None:
+            return self(self.x, self.edge_index)
+        network: Any = self.model if self.training else self.kept
+        return network.classify(*self.precomputed)
+
     def training_loss(self, batch: Tensor) -> Tensor:
         if self.own_loss is not None:
             return self.own_loss(self.x, self.edge_index, self.y, batch)
@@ -67,7 +88,7 @@ class NodeClassifier(Supervised):
         return F.cross_entropy(outputs, labels, label_smoothing=self.train_spec.label_smoothing)
 
     def outputs(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self(self.x, self.edge_index)
+        scores = self.scores()
         expected = (len(self.y), self.num_classes)
         if not isinstance(scores, Tensor) or scores.shape != expected:
             given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
