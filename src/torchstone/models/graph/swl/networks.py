@@ -119,7 +119,7 @@ class AggregationTerm(nn.Module):
             return aggregate(x, pairs, self.scheme)
         if self.edges is None or edge_attr is None:
             return aggregate(x.relu(), pairs, self.scheme)
-        from_pairs, from_edges, to_pairs = pairs.messages[self.scheme]
+        from_pairs, from_edges, to_pairs = pairs.messages(self.scheme)
         return to_pairs((from_pairs(x) + from_edges(self.edges(edge_attr))).relu())
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +16,20 @@ SCHEMES = ("uv", "vu", "uu", "vv", "uG", "vG", "uL", "vL")
 POLICIES = ("distance", "marking", "deletion", "ego", "ego_marking", "copies")
 
 
-class PairSum:
+class Once:
+    """Keeps what was made under a name (``functools.cached_property`` cannot be captured)."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` returned the first time."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+
+class PairSum(Once):
     """``y[t] = sum of x[source[k]] over the k with target[k] = t``: a matrix of zeros and ones times x.
 
     Args:
@@ -34,32 +48,39 @@ class PairSum:
         columns: int,
         weight: Float[Tensor, " k"] | None = None,
     ) -> None:
+        super().__init__()
         self.target, self.source, self.rows, self.columns, self.weight = target, source, rows, columns, weight
 
     def __call__(self, x: Float[Tensor, "p c"]) -> Float[Tensor, "q c"]:
         """(columns, C) to (rows, C)."""
         if not _captured():
-            return sparse_product(self._matrix, self.transposed._matrix, x)
+            return sparse_product(self.matrix, self.transposed.matrix, x)
         summands = x[self.source] if self.weight is None else x[self.source] * self.weight[:, None].to(x.dtype)
         return x.new_zeros(self.rows, x.shape[1]).index_add(0, self.target, summands)
 
-    @cached_property
+    @property
     def transposed(self) -> PairSum:
         """The sum the other way: from the rows of y to those of x."""
+        return self.once("transposed", self._transpose)
+
+    @property
+    def matrix(self) -> Float[Tensor, "q p"]:
+        """In compressed rows."""
+        return self.once("matrix", self._compress)
+
+    def _transpose(self) -> PairSum:
         other = PairSum(self.source, self.target, self.columns, self.rows, self.weight)
-        other.__dict__["transposed"] = self
+        other.once("transposed", lambda: self)
         return other
 
-    @cached_property
-    def _matrix(self) -> Float[Tensor, "q p"]:
-        """In compressed rows."""
+    def _compress(self) -> Tensor:
         weight = torch.ones(len(self.target), device=self.target.device) if self.weight is None else self.weight
         place = torch.stack([self.target, self.source])
         matrix = torch.sparse_coo_tensor(place, weight, (self.rows, self.columns), check_invariants=False)
         return compressed(matrix.coalesce())
 
 
-class Pairs:
+class Pairs(Once):
     """The ordered pairs (u, v) of nodes of the same graph, for one graph or a batch: P = sum of n_i^2 of them.
 
     They stand graph by graph, then by the root u (whose subgraph it is), then by v. For a batch in which every node
@@ -78,6 +99,7 @@ class Pairs:
     """
 
     def __init__(self, edge_index: Int[Tensor, "2 e"], num_nodes: int, batch: Int[Tensor, " n"] | None = None) -> None:
+        super().__init__()
         self.edge_index, self.num_nodes, self.batch = edge_index, num_nodes, batch
         self.inside: Tensor | None = None
         nodes = torch.arange(num_nodes, device=edge_index.device)
@@ -87,7 +109,8 @@ class Pairs:
             self.root = self.start.new_zeros(num_nodes, num_nodes).add(nodes[:, None]).flatten()
             self.node = self.start.new_zeros(num_nodes, num_nodes).add(nodes).flatten()
         else:
-            self.num_graphs = int(batch[-1]) + 1
+            last: Any = batch[-1].item()  # not int(...), which cannot be exported
+            self.num_graphs = last + 1
             size = torch.zeros(self.num_graphs, dtype=torch.int64, device=batch.device)
             size = size.index_add(0, batch, torch.ones_like(batch))
             first = size.cumsum(0) - size  # the first node of each graph
@@ -95,6 +118,7 @@ class Pairs:
             self.start = self.size.cumsum(0) - self.size - self.first  # pairs before u's own, less the first node
             self.root = nodes.repeat_interleave(self.size)
             self.count = self.root.shape[0]
+            torch._check(self.count > 0)  # for export, which does not know how many there are
             self.node = torch.arange(self.count, device=batch.device) - self.start[self.root]
 
     @property
@@ -115,24 +139,26 @@ class Pairs:
         other.inside = inside
         return other
 
-    @cached_property
+    @property
     def edge_of(self) -> Int[Tensor, " m"]:
         """(M,), the edges, each as often as its graph has nodes: M = sum of n_i m_i."""
-        edges = torch.arange(self.edge_index.shape[1], device=self.edge_index.device)
-        if self.batch is None:
-            return edges.new_zeros(len(edges), self.num_nodes).add(edges[:, None]).flatten()
-        return edges.repeat_interleave(self.size[self.edge_index[0]])
+        return self.once("messages", self._messages)[0]
 
-    @cached_property
+    @property
     def beside(self) -> Int[Tensor, " m"]:
         """(M,), the third node of each message, next to the two ends of ``edge_of``: all nodes of the graph in turn."""
-        edge_index = self.edge_index
+        return self.once("messages", self._messages)[1]
+
+    def _messages(self) -> tuple[Tensor, Tensor]:
+        source, nodes = self.edge_index[0], torch.arange(self.num_nodes, device=self.edge_index.device)
+        edges = torch.arange(self.edge_index.shape[1], device=source.device)
         if self.batch is None:
-            nodes = torch.arange(self.num_nodes, device=edge_index.device)
-            return nodes.new_zeros(edge_index.shape[1], self.num_nodes).add(nodes).flatten()
-        size = self.size[edge_index[0]]
-        offset = self.first[edge_index[0]] - (size.cumsum(0) - size)  # first node, less the messages of earlier edges
-        return torch.arange(len(self.edge_of), device=edge_index.device) + offset[self.edge_of]
+            grid = edges.new_zeros(self.edge_index.shape[1], self.num_nodes)
+            return (grid + edges[:, None]).flatten(), (grid + nodes).flatten()
+        size = self.size[source]
+        edge_of = edges.repeat_interleave(size)
+        offset = self.first[source] - (size.cumsum(0) - size)  # first node, less the messages of earlier edges
+        return edge_of, torch.arange(edge_of.shape[0], device=source.device) + offset[edge_of]
 
     def ends(self, scheme: str) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
         """Rows (target, source) of the messages of uL or vL, both (M,)."""
@@ -141,15 +167,13 @@ class Pairs:
             return self.row(self.beside, one), self.row(self.beside, other)
         return self.row(one, self.beside), self.row(other, self.beside)
 
-    @cached_property
-    def _sums(self) -> dict[str, tuple[PairSum, ...]]:
-        return {}
-
     def sums(self, scheme: str) -> tuple[PairSum, ...]:
-        """The matrices whose product, the last one first, is a scheme's sum over pairs; made once."""
-        if scheme not in self._sums:
-            self._sums[scheme] = self._make(scheme)
-        return self._sums[scheme]
+        """The matrices whose product, the last one first, is a scheme's sum over pairs; made once.
+
+        Raises:
+            UnknownName: no such scheme.
+        """
+        return self.once(f"sums {scheme}", lambda: self._make(scheme))
 
     def _make(self, scheme: str) -> tuple[PairSum, ...]:
         rows, count = torch.arange(self.count, device=self.root.device), self.count
@@ -172,23 +196,25 @@ class Pairs:
             return None
         return (self.inside[target] & self.inside[source]).float()
 
-    @cached_property
-    def messages(self) -> dict[str, tuple[PairSum, PairSum, PairSum]]:
-        """Of uL and vL in three steps: pairs to messages, edges to messages, messages to pairs."""
-        found = {}
-        for scheme in ("uL", "vL"):
-            target, source = self.ends(scheme)
-            each = torch.arange(len(target), device=target.device)
-            found[scheme] = (
-                PairSum(each, source, len(target), self.count),
-                PairSum(each, self.edge_of, len(target), self.edge_index.shape[1]),
-                PairSum(target, each, self.count, len(target), self._edge_weight(target, source)),
-            )
-        return found
+    def messages(self, scheme: str) -> tuple[PairSum, PairSum, PairSum]:
+        """uL or vL in three steps: pairs to messages, edges to messages, messages to pairs; made once."""
+        return self.once(f"messages {scheme}", lambda: self._steps(scheme))
 
-    @cached_property
+    def _steps(self, scheme: str) -> tuple[PairSum, PairSum, PairSum]:
+        target, source = self.ends(scheme)
+        count, each = target.shape[0], torch.arange(target.shape[0], device=target.device)
+        return (
+            PairSum(each, source, count, self.count),
+            PairSum(each, self.edge_of, count, self.edge_index.shape[1]),
+            PairSum(target, each, self.count, count, self._edge_weight(target, source)),
+        )
+
+    @property
     def mean_per_graph(self) -> PairSum:
         """Pairs to graphs, (P, C) to (B, C): the mean over all n^2 pairs of a graph."""
+        return self.once("mean", self._mean)
+
+    def _mean(self) -> PairSum:
         graph, rows = self.graph, torch.arange(self.count, device=self.root.device)
         size = graph.new_zeros(self.num_graphs).index_add(0, graph, torch.ones_like(graph))
         return PairSum(graph, rows, self.num_graphs, self.count, size[graph].float().reciprocal())
