@@ -54,7 +54,8 @@ class PairSum(Once):
     def __call__(self, x: Float[Tensor, "p c"]) -> Float[Tensor, "q c"]:
         """(columns, C) to (rows, C)."""
         if not _captured():
-            return sparse_product(self.matrix, self.transposed.matrix, x)
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            return sparse_product(self.matrix(dtype), self.transposed.matrix(dtype), x)
         summands = x[self.source] if self.weight is None else x[self.source] * self.weight[:, None].to(x.dtype)
         return x.new_zeros(self.rows, x.shape[1]).index_add(0, self.target, summands)
 
@@ -63,18 +64,17 @@ class PairSum(Once):
         """The sum the other way: from the rows of y to those of x."""
         return self.once("transposed", self._transpose)
 
-    @property
-    def matrix(self) -> Float[Tensor, "q p"]:
+    def matrix(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "q p"]:
         """In compressed rows."""
-        return self.once("matrix", self._compress)
+        return self.once(f"matrix {dtype}", lambda: self._compress(dtype))
 
     def _transpose(self) -> PairSum:
         other = PairSum(self.source, self.target, self.columns, self.rows, self.weight)
         other.once("transposed", lambda: self)
         return other
 
-    def _compress(self) -> Tensor:
-        weight = torch.ones(len(self.target), device=self.target.device) if self.weight is None else self.weight
+    def _compress(self, dtype: torch.dtype) -> Tensor:
+        weight = torch.ones_like(self.target, dtype=dtype) if self.weight is None else self.weight.to(dtype)
         place = torch.stack([self.target, self.source])
         matrix = torch.sparse_coo_tensor(place, weight, (self.rows, self.columns), check_invariants=False)
         return compressed(matrix.coalesce())
@@ -217,7 +217,7 @@ class Pairs(Once):
     def _mean(self) -> PairSum:
         graph, rows = self.graph, torch.arange(self.count, device=self.root.device)
         size = graph.new_zeros(self.num_graphs).index_add(0, graph, torch.ones_like(graph))
-        return PairSum(graph, rows, self.num_graphs, self.count, size[graph].float().reciprocal())
+        return PairSum(graph, rows, self.num_graphs, self.count, size[graph].double().reciprocal())
 
 
 def aggregate(x: Float[Tensor, "p c"], pairs: Pairs, scheme: str) -> Float[Tensor, "p c"]:
