@@ -27,7 +27,7 @@ from torch import Tensor
 from torch_geometric.loader import DataLoader
 
 from torchstone import create_model
-from torchstone.data.substructures import SUBSTRUCTURES, substructure_graphs
+from torchstone.data.substructures import KINDS, substructure_graphs
 from torchstone.environment import write_result
 from torchstone.files import read_json
 from torchstone.models.graph.swl import TESTS, distinguishes
@@ -193,7 +193,7 @@ def picture(kind: str, epochs: int, errors: dict[str, dict[str, list[float]]]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a folder of strongly regular graphs, *.g6")
-    parser.add_argument("--kind", choices=SUBSTRUCTURES, default="5-cycle")
+    parser.add_argument("--kind", choices=KINDS, default="5-cycle")
     parser.add_argument("--graphs", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)

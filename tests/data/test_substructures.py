@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torchstone.data.substructures import (
-    SUBSTRUCTURES,
+    KINDS,
     count_substructures,
     random_adjacency,
     substructure_graphs,
@@ -38,7 +38,7 @@ def test_formulas_count_what_networkx_enumerates():
     for adjacency in (sparse, dense):
         graphs = [nx.from_numpy_array(one.numpy()) for one in adjacency]
         expected = [counted_one_by_one(graph) for graph in graphs]
-        for kind in SUBSTRUCTURES:
+        for kind in KINDS:
             assert count_substructures(adjacency, kind).tolist() == [count[kind] for count in expected], kind
     assert sizes.unique().numel() > 1
 

@@ -29,7 +29,7 @@ from torchstone.extras import extra
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-SUBSTRUCTURES = ("triangle", "tailed-triangle", "star", "4-cycle", "5-cycle", "6-cycle")
+KINDS = ("triangle", "tailed-triangle", "star", "4-cycle", "5-cycle", "6-cycle")
 FAMILIES = ("erdos-renyi", "regular", "both")
 EDGE_PROBABILITY = 0.3
 DEGREES = (3, 4, 5, 6)
@@ -42,7 +42,7 @@ def count_substructures(adjacency: Adjacency, kind: str) -> Int[Tensor, " b"]:
 
     Args:
         adjacency: (B, n, n), symmetric, zeros on the diagonal; smaller graphs are filled up with nodes without edges.
-        kind: one of :data:`SUBSTRUCTURES`.
+        kind: one of :data:`KINDS`.
 
     Returns:
         (B,) of int64, exact up to about 2^50.
@@ -51,8 +51,8 @@ def count_substructures(adjacency: Adjacency, kind: str) -> Int[Tensor, " b"]:
         UnknownName: no such substructure.
         DataError: matrices that are no undirected graphs without loops.
     """
-    if kind not in SUBSTRUCTURES:
-        raise unknown_name("substructure", kind, SUBSTRUCTURES)
+    if kind not in KINDS:
+        raise unknown_name("substructure", kind, KINDS)
     a = adjacency.double()
     if a.ndim != 3 or not torch.equal(a, a.mT) or a.diagonal(0, 1, 2).any() or not ((a == 0) | (a == 1)).all():
         raise DataError("expected adjacency matrices (B, n, n) of zeros and ones, symmetric, zeros on the diagonal")
@@ -179,7 +179,7 @@ def substructure_graphs(
     """Random graphs to learn counting from.
 
     Args:
-        kind: what is counted, one of :data:`SUBSTRUCTURES`.
+        kind: what is counted, one of :data:`KINDS`.
         graphs, seed, nodes, family: see :func:`random_adjacency`.
 
     Returns:

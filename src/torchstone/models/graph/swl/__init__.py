@@ -155,5 +155,5 @@ def pswl_vs_zinc(pretrained: bool = False, **kwargs: Any) -> SubgraphGNN:
 
 @register_model
 def swl_mini(pretrained: bool = False, **kwargs: Any) -> SubgraphGNN:
-    """GNN-SSWL, small: three layers of 32 channels."""
-    return gnn_sswl(pretrained, **{"hidden_channels": 32, "num_layers": 3, **kwargs})
+    """GNN-SSWL, small: two layers of 32 channels."""
+    return gnn_sswl(pretrained, **{"hidden_channels": 32, "num_layers": 2, **kwargs})
