@@ -103,21 +103,6 @@ class _SparseProduct(torch.autograd.Function):
         return torch.sparse.mm(transposed, gradient), None, None
 
 
-def sparse_product(
-    matrix: Float[Tensor, "n m"], transposed: Float[Tensor, "m n"], x: Float[Tensor, "m c"]
-) -> Float[Tensor, "n c"]:
-    """A matrix in compressed rows (CSR), which needs no gradient, times (M, C), in the precision of x.
-
-    Args:
-        matrix: (N, M).
-        transposed: (M, N), the same in compressed rows again, for the gradient.
-        x: (M, C), of any floating-point type; half precision is computed in float32.
-    """
-    exact = x if x.dtype == matrix.dtype else x.to(matrix.dtype)
-    with torch.autocast(x.device.type, enabled=False):
-        return _SparseProduct.apply(exact, matrix, transposed).to(x.dtype)
-
-
 def propagate_hops(
     x: Float[Tensor, "n c"], edge_index: Int[Tensor, "2 e"], edge_weight: Float[Tensor, " e"], hops: int
 ) -> Float[Tensor, "n k c"]:

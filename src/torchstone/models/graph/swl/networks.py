@@ -82,7 +82,7 @@ class PairEncoder(nn.Module):
     def forward(self, x: Tensor, labels: Int[Tensor, " p"], pairs: Pairs) -> Float[Tensor, "p c"]:
         """Nodes (N, ...), labels (P,) and pairs to (P, C)."""
         state = self.label(labels)
-        return state if self.types is None else state + self.types(x)[pairs.node]
+        return state if self.types is None else state + pairs.of_nodes(self.types(x))
 
 
 class AggregationTerm(nn.Module):

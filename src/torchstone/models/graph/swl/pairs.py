@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from torchstone.errors import ShapeError, unknown_name
-from torchstone.layers.adjacency import compressed, sparse_product
 
 SCHEMES = ("uv", "vu", "uu", "vv", "uG", "vG", "uL", "vL")
 POLICIES = ("distance", "marking", "deletion", "ego", "ego_marking", "copies")
@@ -33,8 +34,8 @@ class PairSum(Once):
     """``y[t] = sum of x[source[k]] over the k with target[k] = t``: a matrix of zeros and ones times x.
 
     Args:
-        target: (K,), rows of y.
-        source: (K,), rows of x.
+        target: (K,), rows of y; None for y[k] = x[source[k]].
+        source: (K,), rows of x; None for y[t] = sum of x[k].
         rows: of y.
         columns: rows of x.
         weight: (K,), factors of the summands, ones when not given.
@@ -42,8 +43,8 @@ class PairSum(Once):
 
     def __init__(
         self,
-        target: Int[Tensor, " k"],
-        source: Int[Tensor, " k"],
+        target: Int[Tensor, " k"] | None,
+        source: Int[Tensor, " k"] | None,
         rows: int,
         columns: int,
         weight: Float[Tensor, " k"] | None = None,
@@ -53,11 +54,16 @@ class PairSum(Once):
 
     def __call__(self, x: Float[Tensor, "p c"]) -> Float[Tensor, "q c"]:
         """(columns, C) to (rows, C)."""
-        if not _captured():
-            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-            return sparse_product(self.matrix(dtype), self.transposed.matrix(dtype), x)
-        summands = x[self.source] if self.weight is None else x[self.source] * self.weight[:, None].to(x.dtype)
-        return x.new_zeros(self.rows, x.shape[1]).index_add(0, self.target, summands)
+        if _captured():
+            return self._by_messages(x)
+        return _Sum.apply(x, self)
+
+    def compute(self, x: Float[Tensor, "p c"]) -> Float[Tensor, "q c"]:
+        """The same without a gradient: rows are picked, or summed by a sparse matrix, whichever is called for."""
+        if self.target is None and self.weight is None:
+            return x if self.source is None else x.index_select(0, self.source)
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32  # sparse products know no other precision
+        return torch.sparse.mm(self.matrix(dtype), x.to(dtype)).to(x.dtype)
 
     @property
     def transposed(self) -> PairSum:
@@ -68,16 +74,51 @@ class PairSum(Once):
         """In compressed rows."""
         return self.once(f"matrix {dtype}", lambda: self._compress(dtype))
 
+    def _by_messages(self, x: Tensor) -> Tensor:
+        summands = x if self.source is None else x[self.source]
+        if self.weight is not None:
+            summands = summands * self.weight[:, None].to(x.dtype)
+        if self.target is None:
+            return summands
+        return x.new_zeros(self.rows, x.shape[1]).index_add(0, self.target, summands)
+
     def _transpose(self) -> PairSum:
         other = PairSum(self.source, self.target, self.columns, self.rows, self.weight)
         other.once("transposed", lambda: self)
         return other
 
     def _compress(self, dtype: torch.dtype) -> Tensor:
-        weight = torch.ones_like(self.target, dtype=dtype) if self.weight is None else self.weight.to(dtype)
-        place = torch.stack([self.target, self.source])
-        matrix = torch.sparse_coo_tensor(place, weight, (self.rows, self.columns), check_invariants=False)
-        return compressed(matrix.coalesce())
+        given = self.target if self.target is not None else self.source
+        assert given is not None
+        each = torch.arange(len(given), device=given.device)
+        target = each if self.target is None else self.target
+        source = each if self.source is None else self.source
+        order = each if self.target is None else target.argsort(stable=True)
+        ends = torch.bincount(target, minlength=self.rows).cumsum(0)
+        values = torch.ones_like(target, dtype=dtype) if self.weight is None else self.weight[order].to(dtype)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                torch.cat([ends.new_zeros(1), ends]),
+                source[order],
+                values,
+                (self.rows, self.columns),
+                check_invariants=False,
+            )
+
+
+class _Sum(torch.autograd.Function):
+    """A :class:`PairSum` whose gradient is the transposed one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pair_sum: PairSum) -> Tensor:
+        ctx.pair_sum = pair_sum
+        return pair_sum.compute(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.pair_sum.transposed.compute(gradient), None
 
 
 class Pairs(Once):
@@ -176,15 +217,15 @@ class Pairs(Once):
         return self.once(f"sums {scheme}", lambda: self._make(scheme))
 
     def _make(self, scheme: str) -> tuple[PairSum, ...]:
-        rows, count = torch.arange(self.count, device=self.root.device), self.count
+        count = self.count
         if scheme == "uv":
             return ()
         if scheme in ("vu", "uu", "vv"):
             u, v = {"vu": (self.node, self.root), "uu": (self.root,) * 2, "vv": (self.node,) * 2}[scheme]
-            return (PairSum(rows, self.row(u, v), count, count),)
+            return (PairSum(None, self.row(u, v), count, count),)
         if scheme in ("uG", "vG"):
             kept = self.root if scheme == "uG" else self.node
-            inward = PairSum(kept, rows, self.num_nodes, count)
+            inward = PairSum(kept, None, self.num_nodes, count)
             return (inward.transposed, inward)
         if scheme in ("uL", "vL"):
             target, source = self.ends(scheme)
@@ -202,12 +243,17 @@ class Pairs(Once):
 
     def _steps(self, scheme: str) -> tuple[PairSum, PairSum, PairSum]:
         target, source = self.ends(scheme)
-        count, each = target.shape[0], torch.arange(target.shape[0], device=target.device)
+        count = target.shape[0]
         return (
-            PairSum(each, source, count, self.count),
-            PairSum(each, self.edge_of, count, self.edge_index.shape[1]),
-            PairSum(target, each, self.count, count, self._edge_weight(target, source)),
+            PairSum(None, source, count, self.count),
+            PairSum(None, self.edge_of, count, self.edge_index.shape[1]),
+            PairSum(target, None, self.count, count, self._edge_weight(target, source)),
         )
+
+    @property
+    def of_nodes(self) -> PairSum:
+        """Nodes to pairs, (N, C) to (P, C): every pair (u, v) gets what its v has."""
+        return self.once("of nodes", lambda: PairSum(None, self.node, self.count, self.num_nodes))
 
     @property
     def mean_per_graph(self) -> PairSum:
@@ -215,9 +261,9 @@ class Pairs(Once):
         return self.once("mean", self._mean)
 
     def _mean(self) -> PairSum:
-        graph, rows = self.graph, torch.arange(self.count, device=self.root.device)
+        graph = self.graph
         size = graph.new_zeros(self.num_graphs).index_add(0, graph, torch.ones_like(graph))
-        return PairSum(graph, rows, self.num_graphs, self.count, size[graph].double().reciprocal())
+        return PairSum(graph, None, self.num_graphs, self.count, size[graph].double().reciprocal())
 
 
 def aggregate(x: Float[Tensor, "p c"], pairs: Pairs, scheme: str) -> Float[Tensor, "p c"]:
