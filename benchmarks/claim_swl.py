@@ -201,8 +201,10 @@ def main() -> None:
     torch.set_num_threads(1)
     command = "python benchmarks/claim_swl.py" + (" --data FOLDER" if given.data else "")
     command += f" --kind {given.kind} --graphs {given.graphs} --epochs {given.epochs} --seeds {given.seeds}"
-    before = read_json(RESULT) if RESULT.is_file() else {"command": ""}
-    errors = before["results"]["errors_at_stages"] if before["command"] == command else {name: {} for name in NETWORKS}
+    before: Any = read_json(RESULT) if RESULT.is_file() else {"command": ""}
+    errors: Any = {name: {} for name in NETWORKS}
+    if before["command"] == command:
+        errors = before["results"]["errors_at_stages"]
     tests = separations(given.data)
     for seed in range(given.seeds):
         for name in NETWORKS:

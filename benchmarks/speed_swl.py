@@ -116,7 +116,7 @@ def main() -> None:
     results: dict[str, Any] = {"rounds": given.rounds, "clock": "this process's time", "networks": {}}
     for label, (name, graphs, channels, typed) in SETTINGS.items():
         torch.manual_seed(0)
-        batch: Any = Batch.from_data_list(substructure_graphs("triangle", graphs=graphs))  # type: ignore[arg-type]
+        batch: Any = Batch.from_data_list(substructure_graphs("triangle", graphs=graphs))
         types = torch.eye(4)[torch.randint(4, (batch.num_edges,))] if typed else None
         inputs = (batch.x, batch.edge_index, batch.batch, types)
         ours = create_model(name, hidden_channels=channels, num_layers=LAYERS, edge_channels=4 if typed else 0)

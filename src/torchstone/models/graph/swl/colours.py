@@ -166,8 +166,7 @@ class _Multisets:
         size = torch.zeros(count, dtype=torch.int64, device=target.device).index_add(0, target, torch.ones_like(target))
         place = torch.arange(len(target), device=target.device) - (size.cumsum(0) - size)[target[order]]
         self.width = int(size.max()) if len(target) else 0
-        if count * self.width > LARGEST:
-            raise ShapeError(f"these graphs are too large for exact colours: {count} multisets of up to {self.width}")
+        _check_size(count, self.width)
         self.source, self.slot, self.count = source[order], target[order] * self.width + place, count
 
     def __call__(self, values: Tensor) -> Int[Tensor, " t"]:
@@ -224,6 +223,7 @@ def _collect(pairs: Pairs, scheme: str) -> _Multisets | _Gathered | _Shared | _J
         return _Shared(_Multisets(kept, rows, pairs.num_nodes), kept)
     if scheme == "fwl":
         size = torch.full_like(rows, pairs.num_nodes) if pairs.batch is None else pairs.size[pairs.root]
+        _check_size(pairs.count, int(size.max()))
         target = rows.repeat_interleave(size)
         u, v = pairs.root[target], pairs.node[target]
         first = torch.zeros_like(u) if pairs.batch is None else pairs.first[u]
@@ -237,6 +237,11 @@ def _collect(pairs: Pairs, scheme: str) -> _Multisets | _Gathered | _Shared | _J
         kept = pairs.inside[target] & pairs.inside[source]
         target, source = target[kept], source[kept]
     return _Multisets(target, source, pairs.count)
+
+
+def _check_size(count: int, width: int) -> None:
+    if count * width > LARGEST:
+        raise ShapeError(f"these graphs are too large for exact colours: {count} multisets of up to {width}")
 
 
 def _number(rows: Tensor) -> Int[Tensor, " k"]:
