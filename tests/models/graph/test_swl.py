@@ -1,0 +1,496 @@
+"""Subgraph networks: the aggregation schemes, policies and layers, and the tests that say what they can tell apart."""
+
+from itertools import combinations
+
+import networkx as nx
+import pytest
+import torch
+from _shared import requires_shared, shared
+from torch.nn import functional as F
+
+from torchstone import create_model
+from torchstone.errors import CallError, ShapeError, UnknownName
+from torchstone.instruments.macs import count_macs
+from torchstone.models.graph.swl import (
+    POLICIES,
+    SCHEMES,
+    TESTS,
+    AggregationLayer,
+    Pairs,
+    SubgraphGNN,
+    aggregate,
+    apply_policy,
+    distinguishes,
+    graph_colours,
+    pair_colours,
+    pair_distances,
+)
+
+SIX = ("SWL(VS)", "SWL(SV)", "GSWL", "PSWL(VS)", "PSWL(SV)", "SSWL")
+
+
+def edges_of(graph):
+    graph = nx.convert_node_labels_to_integers(graph)
+    one_way = torch.tensor(list(graph.edges), dtype=torch.int64).reshape(-1, 2).T
+    return torch.cat([one_way, one_way.flip(0)], 1), graph.number_of_nodes()
+
+
+def batch_of(*graphs):
+    """Edges, number of nodes and batch of several networkx graphs."""
+    each = [edges_of(graph) for graph in graphs]
+    sizes = torch.tensor([nodes for _, nodes in each])
+    start = sizes.cumsum(0) - sizes
+    edges = torch.cat([edge_index + first for (edge_index, _), first in zip(each, start, strict=True)], 1)
+    return edges, int(sizes.sum()), torch.repeat_interleave(sizes)
+
+
+PAIR = nx.gnp_random_graph(5, 0.6, seed=1), nx.gnp_random_graph(7, 0.4, seed=2)
+
+
+def test_pairs_stand_graph_by_graph_root_by_root():
+    edges, nodes, batch = batch_of(*PAIR)
+    pairs = Pairs(edges, nodes, batch)
+    expected = [(u, v) for u in range(nodes) for v in range(nodes) if batch[u] == batch[v]]
+    assert list(zip(pairs.root.tolist(), pairs.node.tolist(), strict=True)) == expected
+    assert torch.equal(pairs.row(pairs.root, pairs.node), torch.arange(25 + 49))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scheme_is_its_sum_for_every_graph_of_a_batch(scheme):
+    """Against dense matrices, the adjacency A and x as (n, n): uL is x A, vL is A x, and so on."""
+    edges, nodes, batch = batch_of(*PAIR)
+    x = torch.randn(74, 3)
+    found = aggregate(x, Pairs(edges, nodes, batch), scheme)
+    start = 0
+    for graph in PAIR:
+        a = torch.from_numpy(nx.to_numpy_array(graph)).float()
+        n = len(a)
+        y = x[start : start + n * n].view(n, n, 3)
+        diagonal = y.diagonal(0, 0, 1).T
+        expected = {
+            "uv": y,
+            "vu": y.transpose(0, 1),
+            "uu": diagonal[:, None].expand(n, n, 3),
+            "vv": diagonal.expand(n, n, 3),
+            "uG": y.sum(1, keepdim=True).expand(n, n, 3),
+            "vG": y.sum(0, keepdim=True).expand(n, n, 3),
+            "uL": torch.einsum("uwc,vw->uvc", y, a),
+            "vL": torch.einsum("wvc,uw->uvc", y, a),
+        }[scheme]
+        torch.testing.assert_close(found[start : start + n * n].view(n, n, 3), expected)
+        start += n * n
+    assert start == len(x)
+
+
+def test_gradients_of_sums_go_back_along_their_transpose():
+    edges, nodes, batch = batch_of(*PAIR)
+    for scheme in SCHEMES[1:]:
+        pairs = Pairs(edges, nodes, batch)
+        for step in pairs.sums(scheme):
+            dense = step.matrix(torch.float64).to_dense()
+            weight = torch.randn(dense.shape[0], 3, dtype=torch.float64)
+            given = torch.randn(dense.shape[1], 3, dtype=torch.float64, requires_grad=True)
+            (step(given) * weight).sum().backward()
+            torch.testing.assert_close(given.grad, dense.T @ weight, rtol=1e-12, atol=1e-12)
+
+
+def test_distances_are_shortest_paths_cut_off():
+    graph = nx.disjoint_union(nx.path_graph(6), nx.cycle_graph(4))
+    edges, nodes = edges_of(graph)
+    lengths = dict(nx.all_pairs_shortest_path_length(graph))
+    for limit in (1, 3, nodes):
+        expected = [[min(lengths[u].get(v, limit), limit) for v in range(nodes)] for u in range(nodes)]
+        assert pair_distances(Pairs(edges, nodes), limit).view(nodes, nodes).tolist() == expected
+
+
+def test_policies_make_the_subgraphs_of_their_names():
+    graph = nx.path_graph(5)
+    edges, nodes = edges_of(graph)
+    found = {name: apply_policy(Pairs(edges, nodes), name, max_distance=2, ego_hops=1) for name in POLICIES}
+    labels = {name: label.view(5, 5)[1].tolist() for name, (_, label, _) in found.items()}
+    assert labels["distance"] == [1, 0, 1, 2, 2]
+    assert labels["marking"] == labels["ego_marking"] == [1, 0, 1, 1, 1]
+    assert labels["deletion"] == labels["ego"] == labels["copies"] == [0] * 5
+    # In the subgraph of node 1 of 0 - 1 - 2 - 3 - 4, the degrees of all nodes:
+    degrees = {
+        name: aggregate(torch.ones(25, 1), pairs, "uL").view(5, 5)[1].tolist() for name, (pairs, _, _) in found.items()
+    }
+    assert degrees["distance"] == degrees["marking"] == degrees["copies"] == [1, 2, 2, 2, 1]
+    assert degrees["deletion"] == [0, 0, 1, 2, 1]
+    assert degrees["ego"] == degrees["ego_marking"] == [1, 2, 1, 0, 0]
+
+
+def test_a_layer_is_the_papers_equation():
+    edges, nodes = edges_of(PAIR[1])
+    torch.manual_seed(0)
+    layer = AggregationLayer(("uL", "vv", "vG"), 4).eval()
+    pairs, x = Pairs(edges, nodes), torch.randn(49, 4)
+    for term in layer.terms.values():
+        term.epsilon.data.uniform_(-1, 1)
+        term.mlp[1].running_var.uniform_(0.5, 2)
+    terms = {name: layer.terms[name] for name in ("uL", "vv", "vG")}
+    messages = {name: aggregate(x.relu() if name == "uL" else x, pairs, name) for name in terms}
+    total = sum(term.mlp((1 + term.epsilon) * x + messages[name]) for name, term in terms.items())
+    torch.testing.assert_close(layer(x, pairs), F.relu(layer.norm(total)))
+
+
+def test_messages_carry_the_type_of_their_edge():
+    edges, nodes = edges_of(PAIR[0])
+    torch.manual_seed(0)
+    layer = AggregationLayer(("uL", "vL"), 4, edge_types=(3,)).eval()
+    pairs, x = Pairs(edges, nodes), torch.randn(25, 4)
+    types = torch.randint(3, (edges.shape[1],))
+    grid = x.view(5, 5, 4)
+    for name, term in layer.terms.items():
+        expected = torch.zeros(5, 5, 4)
+        for (one, other), kind in zip(edges.T.tolist(), types.tolist(), strict=True):
+            bond = term.edges.tables[0].weight[kind]
+            if name == "uL":
+                expected[:, one] += (grid[:, other] + bond).relu()
+            else:
+                expected[one] += (grid[other] + bond).relu()
+        torch.testing.assert_close(term.aggregate(x, pairs, types).view(5, 5, 4), expected)
+        torch.testing.assert_close(term.aggregate(x, pairs, F.one_hot(types, 3).float()).view(5, 5, 4), expected)
+
+
+def test_types_may_be_numbers_or_one_hot():
+    edges, nodes, batch = batch_of(*PAIR)
+    torch.manual_seed(0)
+    model = create_model("swl_mini", in_channels=4, out_channels=2, edge_channels=3).eval()
+    types, kinds = torch.randint(4, (nodes,)), torch.randint(3, (edges.shape[1],))
+    by_number = model(types, edges, batch, kinds)
+    torch.testing.assert_close(model(types[:, None], edges, batch, kinds[:, None]), by_number)
+    one_hot = F.one_hot(types, 4).float(), edges, batch, F.one_hot(kinds, 3).float()
+    torch.testing.assert_close(model(*one_hot), by_number)
+    assert not torch.allclose(model(types, edges, batch), by_number)
+
+
+def test_several_columns_of_types_add_up():
+    edges, nodes = edges_of(PAIR[1])
+    model = create_model("swl_mini", in_channels=(4, 3)).eval()
+    types = torch.stack([torch.randint(4, (nodes,)), torch.randint(3, (nodes,))], 1)
+    both = torch.cat([F.one_hot(types[:, 0], 4), F.one_hot(types[:, 1], 3)], 1).float()
+    torch.testing.assert_close(model(types, edges), model(both, edges))
+    assert model(types[:, :1], edges).isfinite().all()
+
+
+@pytest.mark.parametrize("pool", ["uG", "vG"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_batch_answers_as_its_graphs_one_by_one_in_any_numbering(policy, pool):
+    torch.manual_seed(0)
+    model = SubgraphGNN(
+        3, 2, schemes=SCHEMES, pool=pool, policy=policy, hidden_channels=8, num_layers=2, max_distance=3, ego_hops=1
+    ).eval()
+    graphs = [*PAIR, nx.empty_graph(1)]
+    edges, nodes, batch = batch_of(*graphs)
+    x = torch.randint(3, (nodes,))
+    together = model(x, edges, batch)
+    for index, graph in enumerate(graphs):
+        one, n = edges_of(graph)
+        own = x[batch == index]
+        torch.testing.assert_close(model(own, one), together[index : index + 1])
+        order = torch.randperm(n)
+        torch.testing.assert_close(model(own[order], order.argsort()[one]), together[index : index + 1])
+
+
+def test_without_node_types_only_the_graph_counts():
+    edges, nodes = edges_of(PAIR[1])
+    model = create_model("swl_mini", in_channels=2, node_types=False).eval()
+    assert torch.equal(model(torch.randn(nodes, 2), edges), model(torch.randn(nodes, 2), edges))
+
+
+def test_pooling_order_is_that_of_the_names():
+    schemes = {"swl_vs": ("uL",), "swl_sv": ("uL",), "pswl_vs": ("uL", "vv"), "pswl_sv": ("uL", "vv")}
+    schemes |= {"gswl": ("uL", "vG"), "gnn_sswl": ("uL", "vL"), "gnn_sswl_plus": ("uL", "vL", "vv")}
+    for name, expected in schemes.items():
+        model = create_model(name, hidden_channels=4)
+        assert all(tuple(layer.terms) == expected for layer in model.layers)
+        assert tuple(model.pool.terms) == (("vG",) if name.endswith("_sv") else ("uG",))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters"),
+    [
+        ("gnn_sswl_zinc", {}, 297_038),
+        ("gnn_sswl_plus_zinc", {}, 409_940),
+        ("gnn_sswl", {"in_channels": 1, "edge_channels": (5, 6, 2), "node_types": False}, 280_334),
+        ("gnn_sswl_plus", {"in_channels": 1, "edge_channels": (5, 6, 2), "node_types": False}, 393_236),
+    ],
+)
+def test_the_papers_sizes(name, options, parameters):
+    assert sum(p.numel() for p in create_model(name, **options).parameters()) == parameters
+
+
+def test_cost_of_a_layer_grows_with_nodes_times_edges():
+    """Twice as many separate copies of a graph in a batch cost twice as much; nothing is padded or squared."""
+    model = create_model("swl_mini", num_layers=1).eval()
+
+    def cost(*graphs):
+        edges, nodes, batch = batch_of(*graphs)
+        return count_macs(model, (torch.ones(nodes, 1), edges, batch)).total
+
+    once, larger = nx.cycle_graph(8), nx.cycle_graph(16)
+    head = 32 * 64 + 64
+    assert cost(once, once) - 2 * head == 2 * (cost(once) - head)
+    assert cost(larger) - head == pytest.approx(4 * (cost(once) - head), rel=1e-3)
+
+
+# --- what the tests tell apart
+
+
+def furer(base, twisted):
+    """Even sets of neighbours of every node of the base, linked where they agree; one edge turned if twisted."""
+    graph = nx.Graph()
+    for node in base:
+        near = sorted(base[node])
+        graph.add_nodes_from((node, frozenset(s)) for k in range(0, len(near) + 1, 2) for s in combinations(near, k))
+    turned = set(next(iter(base.edges))) if twisted else set()
+    for one, other in combinations(graph, 2):
+        if base.has_edge(one[0], other[0]):
+            agree = (other[0] in one[1]) == (one[0] in other[1])
+            if agree != ({one[0], other[0]} == turned):
+                graph.add_edge(one, other)
+    return graph
+
+
+def told_apart_by(one, other, **options):
+    """The tests, in order of TESTS, that tell two graphs apart."""
+    return [test for test in TESTS if distinguishes(test, edges_of(one), edges_of(other), **options)]
+
+
+SEPARATING = [
+    # base graph, and the tests that do not tell its two Furer graphs apart
+    ([(0, 1), (0, 2), (0, 3), (1, 2), (3, 4), (3, 5), (4, 5)], ["SWL(VS)"]),
+    (
+        [(0, 1), (0, 5), (1, 5), (1, 6), (2, 3), (2, 4), (2, 6), (3, 4), (4, 6), (5, 6)],
+        ["SWL(VS)", "PSWL(VS)"],
+    ),
+    (
+        [(0, 1), (0, 5), (1, 2), (1, 5), (2, 3), (2, 4), (3, 4), (4, 5)],
+        ["SWL(VS)", "SWL(SV)", "GSWL", "PSWL(VS)", "PSWL(SV)"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("edges", "fooled"), SEPARATING)
+def test_each_test_tells_apart_the_furer_graphs_that_it_should(edges, fooled):
+    base = nx.Graph(edges)
+    assert told_apart_by(furer(base, False), furer(base, True)) == [test for test in TESTS if test not in fooled]
+
+
+def test_all_tests_tell_apart_what_message_passing_cannot():
+    hexagon, triangles = nx.cycle_graph(6), nx.disjoint_union(nx.cycle_graph(3), nx.cycle_graph(3))
+    assert told_apart_by(hexagon, triangles) == list(TESTS)
+    for test in SIX:  # all subgraphs alike: no more than the 1-WL test
+        assert not distinguishes(test, edges_of(hexagon), edges_of(triangles), policy="copies")
+
+
+def test_no_test_tells_a_graph_from_itself_in_another_numbering():
+    graph = nx.gnp_random_graph(9, 0.4, seed=0)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0)).tolist()
+    other = nx.relabel_nodes(graph, dict(enumerate(order)))
+    assert nx.utils.graphs_equal(
+        nx.relabel_nodes(other, dict(enumerate(sorted(range(9), key=order.__getitem__)))), graph
+    )
+    assert told_apart_by(graph, other) == []
+    assert told_apart_by(graph, nx.gnp_random_graph(9, 0.4, seed=1)) == list(TESTS)
+
+
+def test_the_hierarchy_holds_on_connected_graphs_of_six_nodes():
+    """A stronger test never calls alike what a weaker one tells apart, and all refine the 1-WL test."""
+    graphs = [g for g in nx.graph_atlas_g() if g.number_of_nodes() == 6 and nx.is_connected(g)][::2]
+    edges, nodes, batch = batch_of(*graphs)
+    colours = {test: graph_colours(edges, nodes, batch, test=test) for test in TESTS}
+    weaker = [("SWL(VS)", "SWL(SV)"), ("SWL(VS)", "PSWL(VS)"), ("SWL(SV)", "GSWL"), ("GSWL", "PSWL(SV)")]
+    weaker += [("PSWL(VS)", "PSWL(SV)"), ("PSWL(SV)", "SSWL"), ("SSWL", "LFWL(2)"), ("LFWL(2)", "2-FWL")]
+    for weak, strong in weaker:
+        assert determined(colours[strong], colours[weak]), f"{weak} sees more than {strong} somewhere"
+    one_wl = graph_colours(edges, nodes, batch, test="SWL(VS)", policy="copies")
+    assert determined(colours["SWL(VS)"], one_wl), "plain message passing sees more somewhere"
+    assert colours["2-FWL"].unique().numel() == len(graphs), "2-FWL knows all graphs of six nodes"
+
+
+def test_marking_is_as_strong_as_the_other_policies():
+    """Proposition 4.2, on connected graphs of six nodes: what other policies see, marking sees."""
+    graphs = [g for g in nx.graph_atlas_g() if g.number_of_nodes() == 6 and nx.is_connected(g)][::4]
+    edges, nodes, batch = batch_of(*graphs)
+    for test in ("SWL(VS)", "SSWL"):
+        marked = graph_colours(edges, nodes, batch, test=test)
+        for policy in ("distance", "ego_marking", "deletion"):
+            other = graph_colours(edges, nodes, batch, test=test, policy=policy)
+            assert determined(marked, other), (test, policy)
+
+
+def test_strongly_regular_graphs_are_beyond_all_tests():
+    rook = nx.line_graph(nx.complete_bipartite_graph(4, 4))
+    steps = {(0, 1), (0, 3), (1, 0), (3, 0), (1, 1), (3, 3)}
+    fields = [(row, column) for row in range(4) for column in range(4)]
+    links = [(a, b) for a, b in combinations(fields, 2) if ((a[0] - b[0]) % 4, (a[1] - b[1]) % 4) in steps]
+    shrikhande = nx.Graph(links)
+    assert not nx.is_isomorphic(rook, shrikhande)
+    assert told_apart_by(rook, shrikhande) == []
+    for graph in (rook, shrikhande):  # and one edge less of either is told from the whole
+        less = graph.copy()
+        less.remove_edge(*next(iter(less.edges)))
+        assert told_apart_by(graph, less) == list(TESTS)
+
+
+@requires_shared("data/strongly_regular")
+@pytest.mark.parametrize("family", ["sr16622", "sr251256", "sr261034", "sr281264"])
+def test_families_of_strongly_regular_graphs_are_one_colour(family):
+    lines = shared(f"data/strongly_regular/{family}.g6").read_bytes().split()[:3]
+    edges, nodes, batch = batch_of(*(nx.from_graph6_bytes(line) for line in lines))
+    for test in ("SSWL", "2-FWL"):
+        assert graph_colours(edges, nodes, batch, test=test).unique().numel() == 1
+
+
+def test_networks_tell_apart_what_their_tests_do():
+    """Untrained networks in float64: the answers differ on the pairs that the test separates, and only there."""
+    networks = {"SWL(VS)": "swl_vs", "SWL(SV)": "swl_sv", "PSWL(VS)": "pswl_vs", "PSWL(SV)": "pswl_sv"}
+    networks |= {"GSWL": "gswl", "SSWL": "gnn_sswl"}
+    for base, fooled in SEPARATING:
+        one, other = (edges_of(furer(nx.Graph(base), twisted)) for twisted in (False, True))
+        for test, name in networks.items():
+            torch.manual_seed(0)
+            model = create_model(name, policy="marking", hidden_channels=16, num_layers=8, out_channels=4).double()
+            answers = [model(torch.ones(n, 1, dtype=torch.float64), e) for e, n in (one, other)]  # batch statistics
+            difference = (answers[0] - answers[1]).abs().max().item()
+            assert difference < 1e-9 if test in fooled else difference > 1e-7, (test, fooled, difference)
+
+
+# --- what the states know
+
+
+def random_graphs():
+    return [nx.gnm_random_graph(9, edges, seed=seed) for seed, edges in enumerate((8, 9, 10, 11, 12))] + [
+        nx.barbell_graph(3, 2),
+        nx.path_graph(6),
+        nx.lollipop_graph(4, 3),
+    ]
+
+
+def determined(colours, values):
+    """Whether equal colours have equal values."""
+    return len(torch.stack([colours, values], 1).unique(dim=0)) == colours.unique().numel()
+
+
+def test_marked_pairs_come_to_know_their_distance():
+    """From a mark at the root alone, the stable colour of (u, v) determines d(u, v), infinity included."""
+    edges, nodes, batch = batch_of(*random_graphs())
+    distances = pair_distances(Pairs(edges, nodes, batch), nodes)
+    for test in SIX:
+        _, colours = pair_colours(edges, nodes, batch, schemes=TESTS[test].schemes)
+        assert determined(colours, distances), test
+    _, colours = pair_colours(edges, nodes, batch, schemes=("uL", "vL"), policy="copies")
+    assert not determined(colours, distances), "without a mark nothing is known"
+
+
+def test_pairs_know_cut_nodes_and_cut_edges():
+    """The colour of (v, v) tells whether v is a cut node, that of an edge whether it is a bridge."""
+    graphs = random_graphs()
+    edges, nodes, batch = batch_of(*graphs)
+    sizes = torch.bincount(batch)
+    first = (sizes.cumsum(0) - sizes).tolist()
+    cut = torch.zeros(nodes, dtype=torch.int64)
+    bridge = torch.zeros(nodes, nodes, dtype=torch.int64)
+    for graph, start in zip(graphs, first, strict=True):
+        for node in nx.articulation_points(graph):
+            cut[start + node] = 1
+        for u, v in nx.bridges(graph):
+            bridge[start + u, start + v] = bridge[start + v, start + u] = 1
+    assert 0 < cut.sum() < nodes
+    assert 0 < bridge.sum() < edges.shape[1]
+    pairs, colours = pair_colours(edges, nodes, batch, schemes=TESTS["SSWL"].schemes)
+    alone = torch.arange(nodes)
+    assert determined(colours[pairs.row(alone, alone)], cut)
+    assert determined(colours[pairs.row(edges[0], edges[1])], bridge[edges[0], edges[1]])
+    plain, colours = pair_colours(edges, nodes, batch, schemes=("uL",), policy="copies")
+    assert not determined(colours[plain.row(alone, alone)], cut), "message passing does not know them"
+
+
+# --- learning, and what is refused
+
+
+def test_it_learns_to_count_triangles():
+    from torch_geometric.data import Batch
+
+    from torchstone.data.substructures import substructure_graphs
+
+    graphs = Batch.from_data_list(substructure_graphs("triangle", graphs=60, nodes=(6, 9)))
+    torch.manual_seed(0)
+    model = create_model("swl_mini", node_types=False, hidden_channels=16, num_layers=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        loss = (model(graphs.x, graphs.edge_index, graphs.batch) - graphs.y).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 < 0.6 < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schemes": ()}, "expected aggregation schemes"),
+        ({"schemes": ("uL", "uL")}, "each once"),
+        ({"pool": "uL"}, "'uG'"),
+        ({"num_layers": 0}, "num_layers is at least 1, got 0"),
+        ({"max_distance": 0}, "max_distance is at least 1"),
+        ({"in_channels": 0}, "in_channels is a number of types"),
+        ({"schemes": ("uG",), "edge_channels": 3}, "no effect without uL or vL"),
+    ],
+)
+def test_what_makes_no_network_is_refused(options, message):
+    with pytest.raises(CallError, match=message):
+        create_model("swl", **options)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(UnknownName, match="'uL'"):
+        create_model("swl", schemes=("ul",))
+    with pytest.raises(UnknownName, match="'marking'"):
+        create_model("swl", policy="mark")
+    with pytest.raises(UnknownName, match=r"SSWL"):
+        distinguishes("SSWL+", *[edges_of(graph) for graph in PAIR])
+    with pytest.raises(UnknownName, match="scheme"):
+        aggregate(torch.ones(25, 1), Pairs(*edges_of(PAIR[0])), "vl")
+    with pytest.raises(UnknownName, match="scheme"):
+        pair_colours(*edges_of(PAIR[0]), schemes=("ul",))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.tensor([0, 1, 4])}, "node types go from 0 to 4, the network was built for 0 to 3"),
+        ({"x": torch.zeros(3, dtype=torch.int32)}, "node types of int64"),
+        ({"x": torch.zeros(3, 2, dtype=torch.int64)}, "up to 1 columns"),
+        ({"x": torch.zeros(3, 5)}, r"\(N, 4\), got \(3, 5\)"),
+        ({"batch": torch.tensor([0, 1, 1])}, "edge 0 joins node 0 of graph 0 to graph 1"),
+        ({"batch": torch.tensor([0, 0, 2])}, "ascending and without a gap"),
+        ({"batch": torch.tensor([1, 0, 0])}, "ascending and without a gap"),
+        ({"batch": torch.tensor([0, 0])}, r"expected batch \(3,\) of int64, got \(2,\)"),
+        ({"edge_attr": torch.zeros(3, 2)}, r"types of 4 edges, got \(3, 2\)"),
+        ({"edge_attr": torch.zeros(4, 3)}, r"one-hot edge types \(\*, 2\)"),
+        ({"edge_attr": torch.full((4,), 2)}, "edge types go from 2 to 2, the network was built for 0 to 1"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(change, message):
+    model = create_model("swl_mini", in_channels=4, edge_channels=2).eval()
+    inputs = {"x": torch.tensor([0, 1, 3]), "edge_index": torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])}
+    assert model(**inputs).shape == (1, 1)
+    with pytest.raises(ShapeError, match=message):
+        model(**{**inputs, **change})
+
+
+def test_other_refusals():
+    no_edges = torch.empty(2, 0, dtype=torch.int64)
+    with pytest.raises(ShapeError, match="at least one node"):
+        create_model("swl_mini")(torch.empty(0, 1), no_edges)
+    with pytest.raises(ShapeError, match="without edge types"):
+        create_model("swl_mini")(torch.ones(2, 1), torch.tensor([[0, 1], [1, 0]]), edge_attr=torch.ones(2, 1))
+    with pytest.raises(ShapeError, match="too large for exact colours"):
+        pair_colours(*edges_of(nx.empty_graph(200)), schemes=("fwl",))
+    with pytest.raises(CallError, match="none were released"):
+        create_model("gnn_sswl_zinc", pretrained=True)
