@@ -56,18 +56,21 @@ class CosineAttention(nn.Module):
     def attended(
         self, queries: Float[Tensor, "b heads n d"], keys: Tensor, values: Float[Tensor, "b heads p d"], size: Size
     ) -> Float[Tensor, "b heads n d"]:
-        """``softmax(queries . keys + bias) values`` over the cells of the pooled map."""
-        bias = self.position(size, dtype=values.dtype)
-        return self._fused(queries, keys.flip(2), values.flip(2), bias, self.dropout)
+        """``softmax(queries . keys + bias) values``, keys and values being of the cells from the last to the first."""
+        dropout = self.attn_drop if self.training else 0.0
+        return _fused(queries, keys, values, self.position(size, dtype=values.dtype), dropout)
 
-    @property
-    def dropout(self) -> float:
-        """Dropout of the attention weights, now."""
-        return self.attn_drop if self.training else 0.0
+    def split(self, x: Float[Tensor, "b h w c"], parts: int = 1) -> tuple[Float[Tensor, "b heads n d"], ...]:
+        """Heads of each part: (B, H, W, parts * C) -> parts of (B, h, H * W, d)."""
+        return x.flatten(1, 2).unflatten(-1, (parts, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind()
 
-    @staticmethod
-    def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) -> Tensor:
-        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, bias, dropout, scale=1.0)
+    def merged(self, y: Float[Tensor, "b heads n d"], x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """The heads' outputs together, projected, in the shape of x."""
+        return self.proj_drop(self.proj(y.transpose(1, 2).reshape(x.shape)))
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, bias, dropout, scale=1.0)
 
 
 class GlobalAttention(CosineAttention):
@@ -102,11 +105,10 @@ class GlobalAttention(CosineAttention):
         self.qkv = linear(dim, 3 * dim, qkv_bias)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        _, height, width, _ = x.shape
-        q, k, v = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        q = self.scaled(F.normalize(q, dim=-1), (height, width))
-        y = self.attended(q, F.normalize(k, dim=-1), v, (height, width))
-        return self.proj_drop(self.proj(y.transpose(1, 2).reshape(x.shape)))
+        size = (x.shape[1], x.shape[2])
+        q, k, v = self.split(self.qkv(x), 3)
+        q = self.scaled(F.normalize(q, dim=-1), size)
+        return self.merged(self.attended(q, F.normalize(k, dim=-1).flip(2), v.flip(2), size), x)
 
 
 class AggregatedAttention(CosineAttention):
@@ -161,27 +163,26 @@ class AggregatedAttention(CosineAttention):
                 init(parameter, std)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        _, height, width, _ = x.shape
-        size, window = (height, width), self.gaze.window
-        q = F.normalize(self._split(self.q(x), 1)[0], dim=2)  # (B, h, d, N)
-        scaled = self.scaled(q.transpose(2, 3), size)  # (B, h, N, d)
-        cells = self.kv(self._pooled(x)).flatten(1, 2).unflatten(-1, (2, self.heads, self.head_dim))
-        pooled_keys, pooled_values = cells.permute(2, 0, 3, 1, 4)  # (B, h, P, d)
+        size, window = (x.shape[1], x.shape[2]), self.gaze.window
+        (q,) = self.split(self.q(x))
+        q = F.normalize(q, dim=-1)
+        scaled = self.scaled(q, size)
+        pooled_keys, pooled_values = self.split(self.kv(self._pooled(x).flip(1, 2)), 2)  # (B, h, P, d)
         pooled_keys = F.normalize(pooled_keys, dim=-1)
         if self.window_bias is None:
-            return self._merged(self.attended(scaled, pooled_keys, pooled_values, size), x)
+            return self.merged(self.attended(scaled, pooled_keys, pooled_values, size), x)
 
-        keys, values = self._split(self.kv(x), 2)
-        keys = F.normalize(keys, dim=2).unflatten(-1, size)
-        near = neighbour_scores(scaled.transpose(2, 3).unflatten(-1, size), keys, window)
+        keys, values = self.split(self.kv(x), 2)
+        near = neighbour_scores(_map(scaled, size), _map(F.normalize(keys, dim=-1), size), window)
         near = (near + (self.window_bias[..., None, None] + self.gaze.outside(size))).flatten(3)  # (B, h, w * w, N)
         together = near.logsumexp(2, keepdim=True)
         y, share = self.attended_with(together.transpose(2, 3), scaled, pooled_keys, pooled_values, size)
         weights = F.dropout((near - together).exp() * share.transpose(2, 3), self.attn_drop, self.training)
         if self.learnable_tokens is not None and self.learnable_bias is not None:
-            weights = weights + self.learnable_tokens.transpose(1, 2) @ q + self.learnable_bias.transpose(1, 2)
-        near = neighbour_sum(weights.unflatten(-1, size), values.unflatten(-1, size), window)
-        return self._merged(y + near.flatten(3).transpose(2, 3), x)
+            tokens = self.learnable_tokens.transpose(1, 2) @ q.transpose(2, 3)
+            weights = weights + tokens + self.learnable_bias.transpose(1, 2)
+        y = y + neighbour_sum(weights.unflatten(-1, size), _map(values, size), window).flatten(3).transpose(2, 3)
+        return self.merged(y, x)
 
     def attended_with(
         self,
@@ -191,24 +192,28 @@ class AggregatedAttention(CosineAttention):
         values: Float[Tensor, "b heads p d"],
         size: Size,
     ) -> tuple[Float[Tensor, "b heads n d"], Float[Tensor, "b heads n 1"]]:
-        """Attention to pooled cells and one more key of the logit ``other``: their sum of values, and its weight.
+        """Attention to pooled cells, as :meth:`attended`, and to one more key of the logit ``other`` and the value 0.
 
-        Queries get ``other`` as a channel of its own, and of the keys only the further one has a 1 there; so it has
-        among the values. A second channel holds what half precision cuts off ``other``, and zeros fill them up to the
-        multiple of 8 that fused attention asks for.
+        The logit is a channel of the queries in which the further key alone has a 1; it has one among the values too,
+        and finds its weight there. A second channel adds what half precision cuts off the logit, and zeros fill the
+        channels up to the multiple of 8 that fused attention asks for.
+
+        Returns:
+            The sum of values, and the weight of the further key.
         """
-        dim = queries.shape[-1]
+        dtype, dim = values.dtype, values.shape[-1]
         room = (-dim - 2) % 8 + 2
-        rounded = other.to(values.dtype)
-        q = torch.cat([queries.to(values.dtype), rounded, (other - rounded).to(values.dtype)], -1)
-        q = F.pad(q, (0, room - 2))
-        further = F.pad(values.new_ones(2), (dim, room - 2)).expand(*values.shape[:2], 1, -1)
-        k, v = (torch.cat([F.pad(part.flip(2).to(values.dtype), (0, room)), further], 2) for part in (keys, values))
-        bias = self.position(size, spare=1, dtype=values.dtype)
-        found = self._fused(q, k, v, bias, 0.0)
+        rounded = other.to(dtype)
+        fill = rounded.new_zeros(1).expand(*rounded.shape[:3], room - 2)
+        q = torch.cat([queries.to(dtype), rounded, (other - rounded).to(dtype), fill], -1)
+        further = F.pad(rounded.new_ones(2), (dim, room - 2))
+        k, v = (F.pad(part.to(dtype), (0, room, 0, 1)) for part in (keys, values))
+        k[:, :, -1] = v[:, :, -1] = further
+        bias = self.position(size, spare=1, dtype=dtype)
+        found = _fused(q, k, v, bias, 0.0)
         share = found[..., dim : dim + 1]
-        if self.dropout:  # of the cells alone
-            found = self._fused(q, k, v, bias, self.dropout)
+        if self.training and self.attn_drop:  # of the cells alone
+            found = _fused(q, k, v, bias, self.attn_drop)
         return found[..., :dim], share
 
     def _pooled(self, x: Tensor) -> Tensor:
@@ -217,11 +222,7 @@ class AggregatedAttention(CosineAttention):
         z = F.adaptive_avg_pool2d(z, self.gaze.pooled((x.shape[1], x.shape[2])))
         return self.norm(z.permute(0, 2, 3, 1))
 
-    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Heads of each part, pixels last: (B, H, W, parts * C) -> parts of (B, h, d, H * W)."""
-        x = x.flatten(1, 2).transpose(1, 2).contiguous()
-        return x.unflatten(1, (parts, self.heads, self.head_dim)).unbind(1)
 
-    def _merged(self, y: Tensor, x: Tensor) -> Tensor:
-        """The projected map of all heads: (B, h, H * W, d) -> the shape of the input, (B, H, W, C)."""
-        return self.proj_drop(self.proj(y.transpose(1, 2).reshape(x.shape)))
+def _map(x: Float[Tensor, "b heads n d"], size: Size) -> Float[Tensor, "b heads d h w"]:
+    """Pixels on the last axes, as the products with neighbours read them."""
+    return x.transpose(2, 3).contiguous().unflatten(-1, size)
