@@ -2,6 +2,7 @@
 
     python benchmarks/cost_image_backbones.py                # measures, then draws
     python benchmarks/cost_image_backbones.py --draw         # draws anew from the result file
+    python benchmarks/cost_image_backbones.py --only NAME    # measures one network anew, and keeps the others' results
 
 Every network runs on one image of 224 to 1024 pixels a side: multiply-accumulates by counting, latency in alternated
 rounds (processor time of one thread), peak memory of inference in a process of its own. The figures show the cost of a
@@ -57,10 +58,10 @@ def arithmetic(name: str, side: int) -> dict[str, float]:
     return {"parameters": count_parameters(model), "macs": macs}
 
 
-def latencies(side: int, rounds: int) -> dict[str, dict[str, float]]:
+def latencies(networks: list[str], side: int, rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds of an image, by network: median, smallest and largest of the rounds."""
     calls = {}
-    for name in NETWORKS:
+    for name in networks:
         one = description(name, side)
         model, inputs = one.build().eval(), one.example_inputs(1)
         calls[name] = lambda model=model, inputs=inputs: model(*inputs)
@@ -69,12 +70,12 @@ def latencies(side: int, rounds: int) -> dict[str, dict[str, float]]:
     return {name: spread([1000 * value for value in values]) for name, values in seconds.items()}
 
 
-def measure(sides: tuple[int, ...], rounds: int) -> dict[str, dict[str, Any]]:
+def measure(networks: list[str], sides: tuple[int, ...], rounds: int) -> dict[str, dict[str, Any]]:
     """All costs, by network and side."""
     conditions = Conditions(threads=1, deploy=False)
-    results: dict[str, dict[str, Any]] = {name: {} for name in NETWORKS}
+    results: dict[str, dict[str, Any]] = {name: {} for name in networks}
     for side in sides:
-        times = latencies(side, rounds)
+        times = latencies(networks, side, rounds)
         for name, by_side in results.items():
             peak = measure_memory(description(name, side), conditions=conditions)[1]
             by_side[str(side)] = {**arithmetic(name, side), "milliseconds": times[name], "peak_bytes": peak}
@@ -102,12 +103,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--draw", action="store_true", help="draw anew from the result file")
+    parser.add_argument("--only", choices=list(NETWORKS), help="measure this network alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.draw:
         changed = f" --rounds {options.rounds}" if options.rounds != parser.get_default("rounds") else ""
-        results = measure(SIDES, options.rounds)
-        write_result(RESULT, command=f"python benchmarks/cost_image_backbones.py{changed}", seeds=[0], results=results)
+        results = measure([options.only] if options.only else list(NETWORKS), SIDES, options.rounds)
+        command = f"python benchmarks/cost_image_backbones.py{changed}"
+        if options.only:
+            kept = read_json(RESULT)
+            results = {**kept["results"], **results}
+            command = f"{kept['command']}; {command} --only {options.only}"
+        write_result(RESULT, command=command, seeds=[0], results=results)
     results = read_json(RESULT)["results"]
     for kind, name in KINDS.items():
         lines = {network: per_pixel(by_side, kind) for network, by_side in results.items()}

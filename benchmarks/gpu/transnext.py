@@ -3,9 +3,10 @@
     benchmarks/gpu.sh transnext
     python benchmarks/gpu/transnext.py
 
-First the kernels are compared with the reference in float64, values and gradients; a difference above the bound stops
-the script before anything is written. Then both products, forward and with gradients, are timed at the sizes of
-TransNeXt-Tiny's stages beside the reference and its compiled form, and the network beside itself on the reference.
+First the kernels are compared with the reference in float64, values and gradients, in float32, float16 and bfloat16; a
+difference above the bound stops the script before anything is written. Then both products, forward and with gradients,
+are timed at the sizes of TransNeXt-Tiny's stages beside the reference and its compiled form, and the network beside
+itself on the reference, in both half precisions.
 """
 
 from __future__ import annotations
@@ -47,8 +48,10 @@ def main() -> None:
         label = f"{heads} heads, {side}x{side}"
         results["stages"][label] = stage(heads, side, options.batch, options.rounds)
         print(label, results["stages"][label], flush=True)
-    results["transnext_tiny, inference, float16"] = network(options.batch, options.rounds)
-    print(results["transnext_tiny, inference, float16"], flush=True)
+    for dtype in (torch.float16, torch.bfloat16):
+        label = f"transnext_tiny, inference, {str(dtype).removeprefix('torch.')}"
+        results[label] = network(options.batch, options.rounds, dtype)
+        print(label, results[label], flush=True)
     write_result(options.out, command="python benchmarks/gpu/transnext.py", seeds=[0], results=results)
 
 
@@ -121,10 +124,10 @@ def stage(heads: int, side: int, batch: int, rounds: int) -> dict[str, Any]:
     return found
 
 
-def network(batch: int, rounds: int) -> dict[str, Any]:
+def network(batch: int, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
     """TransNeXt-Tiny with the kernels, and with the reference in their place."""
-    model = create_model("transnext_tiny").cuda().half().eval()
-    x = torch.randn(batch, 3, 224, 224, device="cuda").half()
+    model = create_model("transnext_tiny").to("cuda", dtype).eval()
+    x = torch.randn(batch, 3, 224, 224, device="cuda", dtype=dtype)
     takes = cuda.takes
 
     def call(kernels: bool) -> Any:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchstone.errors import CallError, ShapeError
 from torchstone.ops import neighbour_scores, neighbour_sum
@@ -79,9 +80,56 @@ def test_arithmetic_of_the_operators_is_counted():
     assert cuda._total_flops((2, 3, 25, 5, 7), (2, 3, 8, 5, 7), 5, False) == 2 * 2 * 3 * 8 * 35 * 25
 
 
-def test_a_cpu_takes_the_reference_and_large_heads_do_everywhere():
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_half_precision_is_summed_in_full(dtype):
+    """Results are the rounded sums of products, no less exact; the kernels' bfloat16 runs on a GPU only."""
+    q, k = draw(1, 2, 24, 5, 6).to(dtype), draw(1, 2, 24, 5, 6, seed=1).to(dtype)
+    weights = draw(1, 2, 9, 5, 6, seed=2).to(dtype)
+    exact = [x.double() for x in (q, k, weights)]
+    half = torch.finfo(dtype).eps / 2
+    for found, expected in (
+        (neighbour_scores(q, k, 3), neighbour_scores(*exact[:2], 3)),
+        (neighbour_sum(weights, k, 3), neighbour_sum(exact[2], exact[1], 3)),
+    ):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), expected, rtol=half * 1.1, atol=1e-5 * expected.abs().max().item())
+
+
+def test_autocast_mixes_types_without_loss():
+    q, k = draw(1, 2, 8, 4, 5), draw(1, 2, 8, 4, 5, seed=1)
+    expected = neighbour_scores(q.bfloat16().float(), k, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(neighbour_scores(q.bfloat16(), k, 3), expected)
+
+
+def test_kernels_are_for_cuda_of_fitting_types_and_sizes():
+    """A CPU takes the reference; on a GPU large heads, large windows and float64 do. It can be asked without one."""
     q = draw(1, 1, 4, 3, 3)
     assert not cuda.takes(q, q, dim=4, window=3)
+    with FakeTensorMode():
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            q = torch.empty(1, 1, 4, 3, 3, device="cuda", dtype=dtype)
+            assert cuda.takes(q, q, dim=128, window=7)
+            assert not cuda.takes(q, q, dim=129, window=7)
+            assert not cuda.takes(q, q, dim=128, window=9)
+        q = torch.empty(1, 1, 4, 3, 3, device="cuda", dtype=torch.float64)
+        assert not cuda.takes(q, q, dim=4, window=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dim", [24, 129])
+def test_calls_on_cuda_go_to_the_kernels_where_they_fit(dtype, dim, monkeypatch):
+    taken = []
+    for name in ("scores", "total"):
+        operator = getattr(cuda, name)
+        monkeypatch.setattr(cuda, name, lambda *x, operator=operator: (taken.append(operator), operator(*x))[1])
+    with FakeTensorMode():
+        q = torch.empty(1, 2, dim, 4, 5, device="cuda", dtype=dtype)
+        s = neighbour_scores(q, q, 3)
+        y = neighbour_sum(s, q, 3)
+    assert (s.shape, s.dtype, s.device.type) == ((1, 2, 9, 4, 5), dtype, "cuda")
+    assert (y.shape, y.dtype, y.device.type) == ((1, 2, dim, 4, 5), dtype, "cuda")
+    assert len(taken) == (2 if dim <= cuda.LARGEST_DIM else 0)
 
 
 @pytest.mark.parametrize(

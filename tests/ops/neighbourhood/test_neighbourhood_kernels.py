@@ -1,4 +1,8 @@
-"""The kernels do what the reference does, values and gradients, under the interpreter: ``pytest -m interpreter``."""
+"""The kernels do what the reference does, values and gradients, under the interpreter: ``pytest -m interpreter``.
+
+In float32 and float16: the interpreter's bfloat16 arithmetic is wrong. benchmarks/gpu/transnext.py compares the kernels
+in bfloat16 as well, on a GPU.
+"""
 
 import os
 
