@@ -1,5 +1,7 @@
 """Recorded cases of InfoMGF: bounds, learners, augmenter, classifier, and both steps of the whole method."""
 
+import torch
+
 from torchstone.methods.infomgf import (
     Augmenter,
     GraphClassifier,
@@ -88,18 +90,19 @@ def run_method(case, n_views, in_dim, hidden_dim, emb_dim, proj_dim, k, r, **tol
         found[f"z_specific{name}"] = method.embeddings(refined[name])
         found[f"gen_adj{name}"] = generated[name].to_dense()
 
-    found["loss_gcl_generative"].backward()
     augmenter = {name: p.detach().requires_grad_() for name, p in method.augmenter.named_parameters()}
     found["loss_dis"] = method.augmenter_loss(augmenter)
-    found["loss_dis"].backward()
-    gradients = {
+    contrasted = {
         "fused.w0": method.fused_learner.layers[0].w,
         "learner0.w1": method.learners[0].layers[1].w,
         "gcn0": method.network.layers[0].linear.weight,
-        "dis_emb": augmenter["embedding.weight"],
-        "dis_dec": augmenter["decoder.weight"],
     }
-    return found | {f"grad_x1000/{name}": 1000 * p.grad for name, p in gradients.items()}  # recorded in thousandths
+    generating = {"dis_emb": augmenter["embedding.weight"], "dis_dec": augmenter["decoder.weight"]}
+    for loss, parameters in (("loss_gcl_generative", contrasted), ("loss_dis", generating)):
+        gradients = torch.autograd.grad(found[loss], list(parameters.values()))
+        for name, gradient in zip(parameters, gradients, strict=True):
+            found[f"grad_x1000/{name}"] = 1000 * gradient  # recorded in thousandths
+    return found
 
 
 ENTRIES = {

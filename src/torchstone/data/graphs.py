@@ -2,7 +2,8 @@
 
 A source is a name (:data:`SOURCES`: ``cora``, ``citeseer``, ``pubmed``, these three as ``cora-geom``, ... with ten
 numbered splits, ``texas``, ``wisconsin``, ``cornell``, ``film``, ``chameleon``, ``squirrel``, ``computers``, ``photo``,
-``cs``, ``physics``, ``ogbn-arxiv``) or the path of an ``.npz`` file without pickles:
+``cs``, ``physics``, ``ogbn-arxiv``, ``acm-heco``), a folder of a multiplex graph (:mod:`torchstone.data.multiplex`) or the
+path of an ``.npz`` file without pickles:
 
 * features: ``x`` (N, F), or compressed rows ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``;
 * ``edge_index`` (2, E), row 0 the sources, row 1 the targets; ``y`` (N,), -1 where a node has no label;
@@ -30,6 +31,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from torchstone.data.multiplex import is_multiplex_folder, read_multiplex
 from torchstone.data.named_graphs import NAMED_GRAPHS, read_named
 from torchstone.errors import CallError, DataError, unknown_name
 from torchstone.extras import extra
@@ -216,8 +218,12 @@ def _edges(edges: np.ndarray, nodes: int, directed: bool) -> Tensor:
 
 
 def _open(source: str, labelled: bool = True) -> RawGraph:
-    named = source.lower() in SOURCES
-    raw = _raw(source.lower(), read_named(source.lower())) if named else _read_npz(source, labelled)
+    if source.lower() in SOURCES:
+        raw = _raw(source.lower(), read_named(source.lower()))
+    elif is_multiplex_folder(source):
+        raw = _raw(Path(source).name, read_multiplex(Path(source)))
+    else:
+        raw = _read_npz(source, labelled)
     _check(raw)
     return raw
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from torchstone.data.graphs import SOURCES as GRAPH_SOURCES
 from torchstone.data.graphs import GraphData, open_graph
+from torchstone.data.multiplex import is_multiplex_folder
 from torchstone.data.images import ImageData, open_images
 from torchstone.data.sequences import SEQUENCE_SOURCES, SequenceData, is_sequence_source, open_sequences
 from torchstone.data.sources import IMAGE_SOURCES
@@ -250,7 +251,7 @@ class NodeClassification(Task):
     sources = GRAPH_SOURCES
 
     def recognises(self, source: str) -> bool:
-        return source.lower() in self.sources or source.endswith(".npz")
+        return source.lower() in self.sources or source.endswith(".npz") or is_multiplex_folder(source)
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphData:
         given = "a graph, which is one batch"

@@ -103,14 +103,14 @@ AUGMENTATIONS = {  # of the generative gate, temperature and bias
 class InfoMGF(Method):
     """Learns refined graphs, a fused graph and an encoder from a multiplex graph without labels.
 
-    >>> method = InfoMGF(infomgf_encoder(in_channels=1902), views=["pap", "psp"])
+    >>> method = InfoMGF(infomgf_encoder(in_channels=1902), views=2)
     >>> method.observe(x, {"pap": pap, "psp": psp})
     >>> ...                                     # train
     >>> method.eval().fused_graph().edge_index  # (2, E)
 
     Args:
         network: the encoder, a :class:`GraphEncoder`.
-        views: names of the views, at least two; one learner belongs to each.
+        views: how many views the graph has, at least two, or the names of those to look at; each has a learner.
         augmentation: ``generative``, InfoMGF-LA as the authors run it, whose gate is deterministic;
             ``generative_stochastic``, with the noise of their class's defaults; ``random``, InfoMGF-RA.
         projection_channels: width of the projections.
@@ -134,7 +134,7 @@ class InfoMGF(Method):
         self,
         network: nn.Module,
         *,
-        views: Sequence[str],
+        views: int | Sequence[str] = 2,
         augmentation: str = "generative",
         projection_channels: int = 64,
         neighbours: int = 15,
@@ -151,9 +151,10 @@ class InfoMGF(Method):
         if not isinstance(network, GraphEncoder):
             raise CallError(f"infomgf trains infomgf_encoder, whose graphs have weights; got {type(network).__name__}")
         super().__init__(network)
-        names = [views] if isinstance(views, str) else list(views)
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise CallError(f"views are the names of two or more views, each once, got {names}")
+        names = None if isinstance(views, int) else [views] if isinstance(views, str) else list(views)
+        count = views if names is None else len(set(names))
+        if count < 2 or (names is not None and count < len(names)):
+            raise CallError(f"views is the number of views, 2 or more, or their names, each once; got {views!r}")
         if augmentation not in AUGMENTATIONS:
             raise unknown_name("augmentation", augmentation, AUGMENTATIONS)
         if hops < 0 or temperature <= 0 or redundancy < 0 or augmenter_lr <= 0:
@@ -163,7 +164,7 @@ class InfoMGF(Method):
             )
         if contrast_batch is not None and contrast_batch < 2:
             raise CallError(f"contrast_batch must be at least 2, so that there is a contrast, got {contrast_batch}")
-        self.views, self.augmentation, self.hops = names, augmentation, hops
+        self.names, self.augmentation, self.hops = names, augmentation, hops
         self.edge_dropout, self.temperature, self.redundancy = edge_dropout, temperature, redundancy
         self.contrast_batch = contrast_batch
         channels = network.in_channels
@@ -174,9 +175,9 @@ class InfoMGF(Method):
             "form": form,
             "edge_dropout": edge_dropout,
         }
-        self.learners = nn.ModuleList(StructureLearner(channels, **options) for _ in names)
-        self.fused_learner = StructureLearner(channels * (len(names) + 1), **options)
-        self.projectors = Projectors(len(names), network.out_channels, projection_channels)
+        self.learners = nn.ModuleList(StructureLearner(channels, **options) for _ in range(count))
+        self.fused_learner = StructureLearner(channels * (count + 1), **options)
+        self.projectors = Projectors(count, network.out_channels, projection_channels)
         self.augmenter: Augmenter | None = None
         self.augmenter_optimizer: CarriedAdam | None = None
         gate = AUGMENTATIONS[augmentation]
@@ -187,6 +188,7 @@ class InfoMGF(Method):
             self.augmenter.requires_grad_(False)  # not of the recipe's optimizer: it steps in at_step
             self.augmenter_optimizer = CarriedAdam(self.augmenter, augmenter_lr)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.views: list[str] = []  # of the graph at hand, in the order of the learners
         self.structures: list[Structure] = []
 
     # --- the data
@@ -208,13 +210,20 @@ class InfoMGF(Method):
         Args:
             x: node features, (N, in_channels).
             views: edges (2, E) by the view's name, row 0 the sources, row 1 the targets; self-loops are added, edges
-                that are given twice count once. Views that the method was not built with are left alone.
+                that are given twice count once. A method that was built with names looks at those views alone.
 
         Raises:
             UnknownName: a view of the method is missing.
+            CallError: another number of views than the method was built for.
             ShapeError: features or edges that the encoder cannot take, or no more nodes than neighbours.
         """
-        for name in self.views:
+        names = list(views) if self.names is None else self.names
+        if len(names) != len(self.learners):
+            raise CallError(
+                f"the graph has {len(names)} views ({', '.join(names)}), the method was built for {len(self.learners)}: "
+                "set its argument views to their number, or to the names of some"
+            )
+        for name in names:
             if name not in views:
                 raise unknown_name("view", name, views)
             check_graph(x, views[name], self.network.in_channels)
@@ -224,8 +233,8 @@ class InfoMGF(Method):
         device = self.steps.device
         x = x.to(device)
         self.register_buffer("x", x, persistent=False)
-        self.structures = []
-        for index, name in enumerate(self.views):
+        self.views, self.structures = names, []
+        for index, name in enumerate(names):
             structure = view_structure(views[name].to(device), len(x))
             graph = normalized(structure, torch.ones(structure.edge_index.shape[1], device=device))
             features = x
@@ -366,8 +375,8 @@ class InfoMGF(Method):
 
     def _generated(self, parameters: dict[str, Tensor]) -> dict[str, WeightedGraph]:
         assert self.augmenter is not None
-        graphs = zip(self.given_graphs().items(), self.view_features(), strict=True)
-        return {name: functional_call(self.augmenter, parameters, (f, view)) for (name, view), f in graphs}
+        given = self.given_graphs().items()
+        return {name: functional_call(self.augmenter, parameters, (self.x, view)) for name, view in given}
 
 
 class CarriedAdam(nn.Module):
