@@ -2,8 +2,8 @@
 
 A source is a name (:data:`SOURCES`: ``cora``, ``citeseer``, ``pubmed``, these three as ``cora-geom``, ... with ten
 numbered splits, ``texas``, ``wisconsin``, ``cornell``, ``film``, ``chameleon``, ``squirrel``, ``computers``, ``photo``,
-``cs``, ``physics``, ``ogbn-arxiv``, ``acm-heco``), a folder of a multiplex graph (:mod:`torchstone.data.multiplex`) or the
-path of an ``.npz`` file without pickles:
+``cs``, ``physics``, ``ogbn-arxiv``, ``acm-heco``), a folder of a multiplex graph (:mod:`torchstone.data.multiplex`), or
+the path of an ``.npz`` file without pickles:
 
 * features: ``x`` (N, F), or compressed rows ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``;
 * ``edge_index`` (2, E), row 0 the sources, row 1 the targets; ``y`` (N,), -1 where a node has no label;

@@ -1,12 +1,13 @@
 """Multiplex graphs that come as folders: several sets of edges on the same nodes, each a sparse matrix in a file.
 
-The layout is that of HeCo's data: ``p_feat.npz`` (N, F), an ``.npz`` matrix (N, N) for each view, ``labels.npy`` (N,), and
-numbered splits ``train_K.npy``, ``val_K.npy``, ``test_K.npy`` of node numbers, K labels a class for training.
+The layout is that of HeCo's data: ``p_feat.npz`` (N, F), an ``.npz`` matrix (N, N) for each view, ``labels.npy`` (N,),
+and numbered splits ``train_K.npy``, ``val_K.npy``, ``test_K.npy`` of node numbers, K labels a class for training.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import load_npz
@@ -70,18 +71,23 @@ def read_multiplex(folder: Path) -> dict[str, np.ndarray]:
             f"{folder}: expected labels ({nodes},) and views ({nodes}, {nodes}) for features {features.shape}, got "
             f"{labels.shape} and {shapes}"
         )
-    edges = {view: np.stack([matrix.col, matrix.row]).astype(np.int64) for view, matrix in matrices.items()}
-    union = np.unique(np.concatenate([target * nodes + source for source, target in edges.values()]))
+    union = sum(matrix.tocsr().astype(np.int8) for matrix in matrices.values()).tocoo()
+    edges = {view: _edges(matrix) for view, matrix in matrices.items()}
     return {
         "x_data": features.data.astype(np.float32),
         "x_indices": features.indices,
         "x_indptr": features.indptr,
         "x_shape": np.array(features.shape),
         "y": labels.astype(np.int64),
-        "edge_index": np.stack([union % nodes, union // nodes]),
+        "edge_index": _edges(union),
         **{f"edge_index_{view}": array for view, array in edges.items()},
         **{f"geom_{part}_mask": _masks(arrays, part, nodes, folder) for part in PARTS},
     }
+
+
+def _edges(matrix: Any) -> np.ndarray:
+    """(2, E): entry [i, j] of a matrix in coordinates is the edge j -> i."""
+    return np.stack([matrix.col, matrix.row]).astype(np.int64)
 
 
 def _masks(arrays: dict[str, np.ndarray], part: str, nodes: int, folder: Path) -> np.ndarray:

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from torchstone.data.graphs import SOURCES as GRAPH_SOURCES
 from torchstone.data.graphs import GraphData, open_graph
-from torchstone.data.multiplex import is_multiplex_folder
 from torchstone.data.images import ImageData, open_images
+from torchstone.data.multiplex import is_multiplex_folder
 from torchstone.data.sequences import SEQUENCE_SOURCES, SequenceData, is_sequence_source, open_sequences
 from torchstone.data.sources import IMAGE_SOURCES
 from torchstone.errors import CallError, unknown_name

@@ -2,10 +2,10 @@
 
 Shen, Wang and Kang, NeurIPS 2024, arXiv 2409.17386.
 
-A multiplex graph has several sets of edges, its views, on the same nodes. They are noisy, and what matters for a task is
-partly in all of them and partly in one alone. Without labels, InfoMGF refines the graph of every view, and fuses them
-into one graph that keeps what the views share and what each of them has of its own. A graph convolutional encoder sees
-all graphs; an augmented graph of each view stands in for what the unknown task would leave out of it.
+A multiplex graph has several sets of edges, its views, on the same nodes. They are noisy, and what matters for a task
+is partly in all of them and partly in one alone. Without labels, InfoMGF refines the graph of every view, and fuses
+them into one graph that keeps what the views share and what each of them has of its own. A graph convolutional encoder
+sees all graphs; an augmented graph of each view stands in for what the unknown task would leave out of it.
 
     f_v = rows of A_v^r X, divided by their lengths             (N, F)         A_v normalised, with self-loops
     G_v = learner_v(f_v),   G = learner(f_1 | ... | f_V | X)    refined and fused graph, k neighbours a node
@@ -129,6 +129,8 @@ class InfoMGF(Method):
     """
 
     network: GraphEncoder
+    x: Tensor
+    steps: Tensor
 
     def __init__(
         self,
@@ -151,8 +153,11 @@ class InfoMGF(Method):
         if not isinstance(network, GraphEncoder):
             raise CallError(f"infomgf trains infomgf_encoder, whose graphs have weights; got {type(network).__name__}")
         super().__init__(network)
-        names = None if isinstance(views, int) else [views] if isinstance(views, str) else list(views)
-        count = views if names is None else len(set(names))
+        if isinstance(views, int):
+            names, count = None, views
+        else:
+            names = [views] if isinstance(views, str) else list(views)
+            count = len(set(names))
         if count < 2 or (names is not None and count < len(names)):
             raise CallError(f"views is the number of views, 2 or more, or their names, each once; got {views!r}")
         if augmentation not in AUGMENTATIONS:
@@ -201,7 +206,7 @@ class InfoMGF(Method):
         """
         views = getattr(data.graph, "views", None)
         if not views:
-            raise CallError("infomgf needs a multiplex graph: an .npz file with edge_index_<view> for two or more views")
+            raise CallError("infomgf needs a multiplex graph: an .npz file with edge_index_VIEW for two or more views")
         self.observe(data.graph.x, views)
 
     def observe(self, x: Float[Tensor, "n f"], views: Mapping[str, Int[Tensor, "2 e"]]) -> None:
@@ -220,8 +225,8 @@ class InfoMGF(Method):
         names = list(views) if self.names is None else self.names
         if len(names) != len(self.learners):
             raise CallError(
-                f"the graph has {len(names)} views ({', '.join(names)}), the method was built for {len(self.learners)}: "
-                "set its argument views to their number, or to the names of some"
+                f"the graph has {len(names)} views ({', '.join(names)}), the method was built for "
+                f"{len(self.learners)}: set its argument views to their number, or to the names of some"
             )
         for name in names:
             if name not in views:
@@ -268,8 +273,9 @@ class InfoMGF(Method):
 
     def refined_graphs(self) -> dict[str, WeightedGraph]:
         """G_v by the view's name: normalised, k neighbours a node; in train mode with edges dropped."""
-        pairs = zip(self.learners, self.view_features(), strict=True)
-        return {name: learner.graph(f) for name, (learner, f) in zip(self.views, pairs, strict=True)}
+        features = dict(zip(self.views, self.view_features(), strict=True))
+        learners: Any = self.learners
+        return {name: learner.graph(features[name]) for name, learner in zip(self.views, learners, strict=True)}
 
     def fused_graph(self) -> WeightedGraph:
         """G, the one graph of all views: normalised, k neighbours a node; in train mode with edges dropped."""
@@ -314,7 +320,8 @@ class InfoMGF(Method):
         ]
         tied = [self._bound(head(fused), one) for head, one in zip(self.projectors.fused, specific, strict=True)]
         shared = [self._bound(one, other) for one, other in combinations(specific, 2)]
-        return sum(torch.stack(terms).mean(0) for terms in (tied, shared, unique))
+        means = [torch.stack(terms).mean(0) for terms in (tied, shared, unique)]
+        return torch.stack(means).sum(0)
 
     def _with(self, heads: nn.ModuleList) -> Any:
         return zip(heads, self.refined_graphs().values(), strict=True)

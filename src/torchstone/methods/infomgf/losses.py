@@ -52,9 +52,7 @@ def _sums(a: Tensor, b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return m.sum(1), m.sum(0)
 
 
-def upper_bound(
-    a: Float[Tensor, "n c"], b: Float[Tensor, "n c"], temperature: float = 0.2
-) -> Float[Tensor, ""]:
+def upper_bound(a: Float[Tensor, "n c"], b: Float[Tensor, "n c"], temperature: float = 0.2) -> Float[Tensor, ""]:
     """How much more alike ``a`` and ``b`` are at the same node than at any two nodes; bounds what they share.
 
         mean_i cos(a_i, b_i) / t - mean_ij cos(a_i, b_j) / t

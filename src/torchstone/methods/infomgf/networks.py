@@ -292,9 +292,7 @@ class Augmenter(nn.Module):
         score = embedded @ direction.to(embedded.dtype)
         return score[edge_index[0]] + score[edge_index[1]] + self.edge.bias
 
-    def gate(
-        self, logits: Float[Tensor, " e"], uniform: Float[Tensor, " e"] | None = None
-    ) -> Float[Tensor, " e"]:
+    def gate(self, logits: Float[Tensor, " e"], uniform: Float[Tensor, " e"] | None = None) -> Float[Tensor, " e"]:
         """w of every edge, (E,), between 0 and 1; ``uniform`` is drawn where it is not given and matters."""
         if self.bias == 0.5:
             return (logits / self.temperature).sigmoid()
@@ -403,8 +401,8 @@ def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> dict[str,
     """Turn the authors' tensors into ours; ours pass unchanged.
 
     The model is a :class:`Contrast` or an :class:`Augmenter`, or the whole method, of which the authors' learners
-    (``learners.``), fused learner (``fused.``), contrast (``gcl.``) and discriminator (``dis.``) are the parts; it
-    keeps its own count of steps and moments of its second optimizer, of which theirs have none. Learners and classifier have their names.
+    (``learners.``), fused learner (``fused.``), contrast (``gcl.``) and discriminator (``dis.``) are the parts; its own
+    count of steps and moments of its second optimizer stay as they are. Learners and classifier have their names.
     """
     own = model.state_dict()
     kept = ("augmenter_optimizer.", "steps")

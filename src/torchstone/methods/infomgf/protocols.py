@@ -36,9 +36,7 @@ class Scores:
         return {name: {"mean": self.mean[name], "std": self.std[name], "values": v} for name, v in self.values.items()}
 
 
-def cluster(
-    embeddings: Float[Tensor, "n c"], y: Int[Tensor, " n"], seeds: Sequence[int] = range(10)
-) -> Scores:
+def cluster(embeddings: Float[Tensor, "n c"], y: Int[Tensor, " n"], seeds: Sequence[int] = range(10)) -> Scores:
     """Cluster embeddings by k-means, k being the number of classes, and compare clusters with classes.
 
     Rows are divided by their lengths. Accuracy and macro F1 are those of the best assignment of clusters to classes.
