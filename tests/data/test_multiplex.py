@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     place = tmp_path / "graphs" / "acm-heco"
     place.mkdir(parents=True)
     nodes = 9
-    scipy.sparse.save_npz(place / "p_feat.npz", scipy.sparse.csr_matrix(np.eye(nodes, 4)))
+    scipy.sparse.save_npz(place / "p_feat.npz", scipy.sparse.csr_matrix(np.eye(nodes, 4) / 3))
     pap, psp = np.eye(nodes, dtype=bool), np.zeros((nodes, nodes), dtype=bool)
     pap[0, 1] = pap[1, 0] = psp[2, 3] = psp[3, 2] = psp[0, 1] = psp[1, 0] = True
     for name, matrix in (("pap", pap), ("psp", psp)):
@@ -75,5 +75,8 @@ def test_what_does_not_belong_together_is_refused(folder):
 
 
 @requires_shared("data/acm_heco")
-def test_acm_has_its_files():
+def test_features_of_acm_are_bags_of_words_divided_by_their_sums():
     assert all((shared("data/acm_heco") / file).is_file() for file in FILES)
+    features = scipy.sparse.load_npz(shared("data/acm_heco") / "p_feat.npz").tocsr()
+    counts = np.diff(features.indptr)
+    assert np.allclose(features.data, np.repeat(1 / counts, counts))

@@ -48,6 +48,9 @@ def read_multiplex(folder: Path) -> dict[str, np.ndarray]:
     Args:
         folder: holds :data:`FILES`.
 
+    The files hold bags of words whose rows are divided by their sums; they are given back as zeros and ones, and whether
+    to divide is left to whoever reads them.
+
     Returns:
         The arrays of a graph as :mod:`torchstone.data.graphs` names them: features in compressed rows, ``y``, the edges
         of each view and of their union, row 0 the columns of the matrices, and the masks of the numbered splits (S, N).
@@ -74,7 +77,7 @@ def read_multiplex(folder: Path) -> dict[str, np.ndarray]:
     union = sum(matrix.tocsr().astype(np.int8) for matrix in matrices.values()).tocoo()
     edges = {view: _edges(matrix) for view, matrix in matrices.items()}
     return {
-        "x_data": features.data.astype(np.float32),
+        "x_data": np.ones_like(features.data, dtype=np.float32),
         "x_indices": features.indices,
         "x_indptr": features.indptr,
         "x_shape": np.array(features.shape),

@@ -93,6 +93,8 @@ __all__ = [
 
 PROTOCOL = {"optimizer": "adam", "lr": 1e-2, "weight_decay": 0.0, "schedule": "constant"}
 
+LOWEST_TEMPERATURE = 0.025
+
 AUGMENTATIONS = {  # of the generative gate, temperature and bias
     "generative": (0.5, 0.5),
     "generative_stochastic": (1.0, 1e-4),
@@ -162,9 +164,10 @@ class InfoMGF(Method):
             raise CallError(f"views is the number of views, 2 or more, or their names, each once; got {views!r}")
         if augmentation not in AUGMENTATIONS:
             raise unknown_name("augmentation", augmentation, AUGMENTATIONS)
-        if hops < 0 or temperature <= 0 or redundancy < 0 or augmenter_lr <= 0:
+        if hops < 0 or temperature < LOWEST_TEMPERATURE or redundancy < 0 or augmenter_lr <= 0:
             raise CallError(
-                "hops and redundancy cannot be negative, temperature and augmenter_lr must be positive; got "
+                f"hops and redundancy cannot be negative, augmenter_lr must be positive and temperature at least "
+                f"{LOWEST_TEMPERATURE}, below which float32 rounds similarities to zero; got "
                 f"hops={hops}, redundancy={redundancy}, temperature={temperature}, augmenter_lr={augmenter_lr}"
             )
         if contrast_batch is not None and contrast_batch < 2:

@@ -26,7 +26,7 @@ def lower_bound(
 
     Args:
         a, b: embeddings of the same nodes, (N, C).
-        temperature: t.
+        temperature: t; below 0.025 M underflows in float32.
         block: rows of M that are held at once.
 
     Returns:

@@ -116,7 +116,7 @@ class GraphEncoder(nn.Module):
             ShapeError: features or edges that the network cannot take.
         """
         check_graph(x, edge_index, self.in_channels, edge_weight)
-        edge_index, edge_weight = normalized_adjacency(edge_index, len(x), edge_weight)
+        edge_index, edge_weight = normalized_adjacency(edge_index, x.shape[0], edge_weight)
         return self.encode(x, partial(_one_hop, edge_index=edge_index, edge_weight=edge_weight))
 
 
