@@ -48,8 +48,8 @@ def read_multiplex(folder: Path) -> dict[str, np.ndarray]:
     Args:
         folder: holds :data:`FILES`.
 
-    The files hold bags of words whose rows are divided by their sums; they are given back as zeros and ones, and whether
-    to divide is left to whoever reads them.
+    The files hold bags of words whose rows are divided by their sums; they are given back as zeros and ones, and
+    whether to divide is left to whoever reads them.
 
     Returns:
         The arrays of a graph as :mod:`torchstone.data.graphs` names them: features in compressed rows, ``y``, the edges
