@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder of HeCo's ACM; without it only the figure is drawn")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--nodes", type=int, default=400)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--runs", type=Path, default=Path("runs/claim_infomgf"))
     given = parser.parse_args()
     if given.seeds < 2:

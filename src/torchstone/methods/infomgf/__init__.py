@@ -124,7 +124,7 @@ class InfoMGF(Method):
         temperature: of the bounds.
         redundancy: lambda, the weight of the upper bound against the reconstruction of features.
         augmenter_lr: learning rate of the augmenter's Adam; without an effect on the random augmentation.
-        contrast_batch: nodes that are contrasted with one another, in batches drawn anew at every step; None is all.
+        contrast_batch: nodes that are contrasted with one another, in batches drawn anew every time; None is all.
 
     Raises:
         CallError: an option that is none of these, or a network that is no such encoder.
@@ -225,7 +225,7 @@ class InfoMGF(Method):
             CallError: another number of views than the method was built for.
             ShapeError: features or edges that the encoder cannot take, or no more nodes than neighbours.
         """
-        names = list(views) if self.names is None else self.names
+        names = sorted(views) if self.names is None else self.names  # sorted: each learner meets its view again
         if len(names) != len(self.learners):
             raise CallError(
                 f"the graph has {len(names)} views ({', '.join(names)}), the method was built for "
@@ -303,7 +303,7 @@ class InfoMGF(Method):
         return self.contrast().mean()
 
     def evaluation_loss(self, batch: Tensor) -> Tensor:
-        """L of the nodes of a mask (N,), each contrasted with all nodes."""
+        """L of the nodes of a mask (N,), contrasted as in training."""
         return self.contrast()[batch]
 
     def inputs(self, batch: Tensor) -> Tensor:
@@ -330,8 +330,8 @@ class InfoMGF(Method):
         return zip(heads, self.refined_graphs().values(), strict=True)
 
     def _bound(self, a: Tensor, b: Tensor) -> Tensor:
-        """The lower bound of every node, (N,), while training in batches of ``contrast_batch`` nodes."""
-        if self.contrast_batch is None or not self.training:
+        """The lower bound of every node, (N,), contrasted with all others or in random batches of them."""
+        if self.contrast_batch is None:
             return lower_bound(a, b, self.temperature)
         order = torch.randperm(len(a), device=a.device)
         parts = [lower_bound(a[part], b[part], self.temperature) for part in order.split(self.contrast_batch)]
