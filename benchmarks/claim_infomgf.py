@@ -162,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="the folder of HeCo's ACM; without it only the figure is drawn")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--nodes", type=int, default=400)
+    parser.add_argument("--nodes", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--runs", type=Path, default=Path("runs/claim_infomgf"))
     given = parser.parse_args()
