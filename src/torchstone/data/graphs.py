@@ -2,8 +2,9 @@
 
 A source is a name (:data:`SOURCES`: ``cora``, ``citeseer``, ``pubmed``, these three as ``cora-geom``, ... with ten
 numbered splits, ``texas``, ``wisconsin``, ``cornell``, ``film``, ``chameleon``, ``squirrel``, ``computers``, ``photo``,
-``cs``, ``physics``, ``ogbn-arxiv``), an attacked graph (``robust:cora-meta-0.2``, see
-:mod:`torchstone.data.robust_graphs`) or the path of an ``.npz`` file without pickles:
+``cs``, ``physics``, ``ogbn-arxiv``, ``acm-heco``), an attacked graph (``robust:cora-meta-0.2``, see
+:mod:`torchstone.data.robust_graphs`), a folder of a multiplex graph (:mod:`torchstone.data.multiplex`), or the path of
+an ``.npz`` file without pickles:
 
 * features: ``x`` (N, F), or compressed rows ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``;
 * ``edge_index`` (2, E), row 0 the sources, row 1 the targets; ``y`` (N,), -1 where a node has no label;
@@ -31,6 +32,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from torchstone.data.multiplex import is_multiplex_folder, read_multiplex
 from torchstone.data.named_graphs import NAMED_GRAPHS, read_named
 from torchstone.data.robust_graphs import is_robust_source, read_robust
 from torchstone.errors import CallError, DataError, unknown_name
@@ -217,11 +219,19 @@ def _edges(edges: np.ndarray, nodes: int, directed: bool) -> Tensor:
     return torch.from_numpy(edge_index)
 
 
+def is_graph_source(source: str) -> bool:
+    """Whether a source means one graph: a name, a file, an attacked graph or a folder of a multiplex graph."""
+    known = source.lower() in SOURCES or is_robust_source(source)
+    return known or source.endswith(".npz") or is_multiplex_folder(source)
+
+
 def _open(source: str, labelled: bool = True) -> RawGraph:
     if is_robust_source(source):
         raw = _raw(*read_robust(source))
     elif source.lower() in SOURCES:
         raw = _raw(source.lower(), read_named(source.lower()))
+    elif is_multiplex_folder(source):
+        raw = _raw(Path(source).name, read_multiplex(Path(source)))
     else:
         raw = _read_npz(source, labelled)
     _check(raw)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from torchstone.data import multiplex
 from torchstone.data.sources import CACHE_VARIABLE
 from torchstone.errors import DataError
 from torchstone.extras import extra
@@ -216,5 +217,11 @@ NAMED_GRAPHS = {
     ),
     "cs": NamedGraph(_AUTHORS, ("CS/raw/ms_academic_cs.npz",), _SHCHUR, partial(_coauthor, "CS")),
     "physics": NamedGraph(_AUTHORS, ("Physics/raw/ms_academic_phy.npz",), _SHCHUR, partial(_coauthor, "Physics")),
+    "acm-heco": NamedGraph(
+        "papers linked by authors and by subjects, two views, downloaded once",
+        tuple(f"acm-heco/{file}" for file in multiplex.FILES),
+        multiplex.ADDRESS,
+        multiplex.fetch_acm,
+    ),
     "ogbn-arxiv": NamedGraph("papers that cite each other, downloaded once", _ARXIV_FILES, _ARXIV, _arxiv),
 }

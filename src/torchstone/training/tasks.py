@@ -19,9 +19,8 @@ from torch.utils.data import DataLoader
 
 from torchstone.data.graph_sets import SUBSTRUCTURES, GraphSetData, is_graph_set, open_graph_set
 from torchstone.data.graphs import SOURCES as GRAPH_SOURCES
-from torchstone.data.graphs import GraphData, open_graph
+from torchstone.data.graphs import GraphData, is_graph_source, open_graph
 from torchstone.data.images import ImageData, open_images
-from torchstone.data.robust_graphs import is_robust_source
 from torchstone.data.sequences import SEQUENCE_SOURCES, SequenceData, is_sequence_source, open_sequences
 from torchstone.data.sources import IMAGE_SOURCES
 from torchstone.errors import CallError, unknown_name
@@ -253,7 +252,7 @@ class NodeClassification(Task):
     sources = GRAPH_SOURCES
 
     def recognises(self, source: str) -> bool:
-        return source.lower() in self.sources or source.endswith(".npz") or is_robust_source(source)
+        return is_graph_source(source)
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphData:
         given = "a graph, which is one batch"
