@@ -9,6 +9,8 @@ numbered splits, ``texas``, ``wisconsin``, ``cornell``, ``film``, ``chameleon``,
 * optional splits: ``train_mask``, ``val_mask``, ``test_mask`` (N,), the public one, and ``geom_train_mask``, ...
   (S, N), numbered ones.
 
+Files of a sparse adjacency, ``adj_*``, ``attr_*`` and ``labels``, are taken too (:mod:`torchstone.data.sparse_graphs`).
+
 A node without a label is in no part of a split, whatever the split says.
 """
 
@@ -29,6 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchstone.data.named_graphs import NAMED_GRAPHS, read_named
+from torchstone.data.sparse_graphs import holds_sparse_graph, standardised
 from torchstone.errors import CallError, DataError, unknown_name
 from torchstone.extras import extra
 
@@ -220,6 +223,8 @@ def _read_npz(source: str, labelled: bool) -> RawGraph:
             content = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is not a readable .npz file without pickles ({error})") from error
+    if holds_sparse_graph(content):
+        content = standardised(content, path.stem)
     if not labelled and "edge_index" in content:
         content.setdefault("y", np.full(len(content.get("x", content.get("x_indptr", [0])[1:])), -1))
     missing = [name for name in ("edge_index", "y") if name not in content]
