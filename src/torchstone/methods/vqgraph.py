@@ -53,6 +53,8 @@ __all__ = [
     "token_divergence",
 ]
 
+FINISHES = True
+
 PROTOCOL = {
     "optimizer": "adam",
     "lr": 1e-2,
@@ -184,7 +186,6 @@ class VQGraph(Method):
         CallError: a network or teacher that is none, an unknown token loss, a weight or temperature out of range.
     """
 
-    finishes = True
     soft_labels: Tensor
     token_scores: Tensor
     codebook: Tensor
@@ -335,9 +336,9 @@ class VQGraph(Method):
         return self.x
 
 
-def build(model: nn.Module, **args: Any) -> VQGraph:
+def build(model: nn.Module, teacher: nn.Module | None = None, **args: Any) -> VQGraph:
     """The method around a student; for the arguments see :class:`VQGraph`."""
-    return VQGraph(model, **args)
+    return VQGraph(model, teacher=teacher, **args)
 
 
 def read_released_targets(folder: str | Path) -> dict[str, Tensor]:

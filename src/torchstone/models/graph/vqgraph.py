@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -274,8 +275,10 @@ def edge_loss(
         total = total + checkpoint(block, part, weight, rows, smallest, largest, use_reentrant=False)
 
     linked = torch.cat([edge_index[0] * nodes + edge_index[1], loops * nodes + loops]).unique()
-    products = _edge_products(decoded, linked // nodes, linked % nodes)
-    total = total + (1 - 2 * _scaled(products, smallest, largest)).sum()
+    edges = torch.stack([linked // nodes, linked % nodes])
+    around = propagate_hops(decoded, edges, torch.ones_like(linked, dtype=decoded.dtype), 1)[:, 1]
+    mean = (around * decoded).sum() / len(linked)  # of B over the edges; scaling is linear, so it may be scaled itself
+    total = total + len(linked) * (1 - 2 * _scaled(mean, smallest, largest))
     return _root(total / nodes**2)
 
 
@@ -291,11 +294,6 @@ def _extremes(rows: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor
     low = places[int(torch.stack(lows).argmin())][0]
     high = places[int(torch.stack(highs).argmax())][1]
     return (low // len(rows), low % len(rows)), (high // len(rows), high % len(rows))
-
-
-def _edge_products(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """``<x_source, x_target>`` of every edge, (E,)."""
-    return torch.einsum("ef,ef->e", x[source], x[target])
 
 
 def _scaled(product: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -356,6 +354,34 @@ def _neighbour_sum(x: Tensor, graph: Structure) -> Tensor:
         source, target = graph.edge_index
         return torch.zeros_like(x).index_add(0, target, graph.weight[:, None].to(x.dtype) * x[source])
     return propagate_hops(x, graph.edge_index, graph.weight, 1)[:, 1]
+
+
+def _decode(decoder: nn.Linear, quantized: Quantized) -> Tensor:
+    """``W q + b`` of every node, (N, F). Of a large graph every code in use is decoded once, not every node."""
+    vectors, codes = quantized.vectors, quantized.codes
+    captured = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    if captured or len(codes) <= DENSE_NODES:
+        return decoder(vectors)
+    used, members = codes.unique(return_inverse=True)
+    one_of_each = torch.empty_like(used).scatter_(0, members, torch.arange(len(codes), device=codes.device))
+    return _OfEveryNode.apply(vectors, decoder(vectors[one_of_each].detach())[members], decoder.weight)
+
+
+class _OfEveryNode(torch.autograd.Function):
+    """``W q + b`` that was computed elsewhere; the gradient reaches it, and the q (N, F) that it is of, as ``g W``."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, decoded: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.dtype = vectors.dtype
+        return decoded.view_as(decoded)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        towards = (gradient.to(weight.dtype) @ weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        return towards, gradient, None
 
 
 class Tokens(NamedTuple):
@@ -471,7 +497,7 @@ class VQGraphGCN(nn.Module):
         graph = self.structure(edge_index, x.shape[0], self.conv1.weight.dtype)
         hidden = F.dropout(self.conv1(x, graph).relu(), self.dropout, self.training)
         quantized = self.quantizer(hidden)
-        edges, nodes = self.edge_decoder(quantized.vectors), self.node_decoder(quantized.vectors)
+        edges, nodes = _decode(self.edge_decoder, quantized), _decode(self.node_decoder, quantized)
         readout = self.conv2(edges, graph).relu()
         return Tokens(hidden, quantized, edges, nodes, readout, self.classifier(readout))
 
