@@ -511,7 +511,7 @@ class VQGraphGCN(nn.Module):
 
     def tokenizer_loss(self, tokens: Tokens, edge_index: Int[Tensor, "2 e"]) -> Tensor:
         """What the codes lose of nodes and edges, and the commitment: all of the loss but the labels' part."""
-        decoded = tokens.edges.float()
+        decoded = tokens.edges.to(tokens.quantized.vectors.dtype)  # not in the lower precision of autocast
         if len(decoded) <= DENSE_NODES:
             edges = edge_loss_dense(decoded, edge_index)
         else:
@@ -681,7 +681,7 @@ def _prefixes(model: nn.Module) -> Mapping[str, str]:
     for kind, prefixes in _LAYOUTS.items():
         if isinstance(model, kind):
             return prefixes
-    raise CallError(f"there is no official layout of a {type(model).__name__}")
+    raise CallError(f"the authors have no layout of a {type(model).__name__}")
 
 
 # --- factories
