@@ -308,7 +308,7 @@ def test_wrong_networks_teachers_and_graphs_are_refused(data, teacher):
     untaught = VQGraph(student())
     with pytest.raises(CallError, match="call prepare"):
         untaught.loss(data.graph.train_mask)
-    with pytest.raises(CallError, match="method.teacher=RUN"):
+    with pytest.raises(CallError, match=r"method\.teacher=RUN"):
         untaught.prepare(data)
     with pytest.raises(ShapeError, match=rf"\(K, {F_IN + 1}\), got"):
         VQGraph(student(code_channels=F_IN + 1), teacher=teacher).prepare(data)

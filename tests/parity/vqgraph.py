@@ -71,9 +71,7 @@ def run_teacher(
 
 def run_quantizer(case, dim, codebook_size, decay, commitment_weight, use_cosine_sim):
     quantizer = CosineQuantizer if use_cosine_sim else EuclideanQuantizer
-    model = load_state(
-        quantizer(dim, codebook_size, decay=decay, commitment=commitment_weight), case, convert_official
-    )
+    model = load_state(quantizer(dim, codebook_size, decay=decay, commitment=commitment_weight), case, convert_official)
     x = case.inputs["x"].requires_grad_()
     found = model(x)
     (found.commitment + found.vectors.square().sum()).backward()

@@ -1,8 +1,8 @@
 """Graphs as the citation files of GNN-to-MLP distillation hold them: a sparse adjacency and sparse attributes.
 
-An ``.npz`` file with compressed rows ``adj_data``, ``adj_indices``, ``adj_indptr``, ``adj_shape``, the same of ``attr_``
-and ``labels``. Such a graph is standardised as the field does: without weights, directions and self-loops, its largest
-connected component only.
+An ``.npz`` file with compressed rows ``adj_data``, ``adj_indices``, ``adj_indptr``, ``adj_shape``, the same of
+``attr_``, and ``labels``. Such a graph is standardised as the field does: without weights, directions and self-loops,
+its largest connected component only.
 """
 
 from __future__ import annotations

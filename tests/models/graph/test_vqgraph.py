@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 from torchstone import create_model
 from torchstone.errors import CallError, ShapeError
 from torchstone.layers.adjacency import compressed
-from torchstone.models.graph import vqgraph
 from torchstone.models.graph.vqgraph import (
     CosineQuantizer,
     EuclideanQuantizer,
@@ -22,6 +21,8 @@ from torchstone.models.graph.vqgraph import (
     convert_official,
     edge_loss,
     edge_loss_dense,
+    edges,
+    networks,
     perplexity,
     to_official,
 )
@@ -154,7 +155,7 @@ def test_the_edge_loss_is_that_of_its_equation(graph):
 @pytest.mark.parametrize("block", [3, 2048])
 @pytest.mark.parametrize("shared_rows", [True, False])
 def test_the_edge_loss_of_pairs_is_the_dense_one(shared_rows, block, monkeypatch):
-    monkeypatch.setattr(vqgraph, "BLOCK", block)
+    monkeypatch.setattr(edges, "BLOCK", block)
     rows, members, edge_index = equal_rows()
     if not shared_rows:
         rows, members = torch.randn(50, F_IN, dtype=torch.float64), torch.arange(50)
@@ -247,8 +248,8 @@ def test_a_large_graph_is_computed_by_codes_with_the_same_result(graph, monkeypa
     x, edge_index = (part.double() if part.is_floating_point() else part for part in random_graph(60, 90))
     found = []
     for nodes, messages in ((1024, 2**22), (10, 1)):
-        monkeypatch.setattr(vqgraph, "DENSE_NODES", nodes)
-        monkeypatch.setattr(vqgraph, "MESSAGES", messages)
+        monkeypatch.setattr(networks, "DENSE_NODES", nodes)
+        monkeypatch.setattr(networks, "MESSAGES", messages)
         model = teacher(node_weight=1.0, edge_weight=1.0, num_codes=12).double()
         loss = model.training_loss(x, edge_index, torch.arange(60) % C, torch.arange(60) < 30)
         loss.backward()
@@ -297,7 +298,9 @@ def test_gradients_reach_every_parameter_of_the_teacher(graph):
 def test_dropout_acts_on_what_is_quantised(graph):
     x, edge_index = graph
     model = teacher(dropout=0.5)
-    assert (model.train().tokenize(x, edge_index).hidden == 0).sum() > (model.eval().tokenize(x, edge_index).hidden == 0).sum()
+    assert (model.train().tokenize(x, edge_index).hidden == 0).sum() > (
+        model.eval().tokenize(x, edge_index).hidden == 0
+    ).sum()
 
 
 def test_nodes_may_be_numbered_in_any_order(graph):
