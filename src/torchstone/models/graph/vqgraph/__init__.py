@@ -7,16 +7,16 @@ VQGraph's teacher is a tokenizer as well: what a graph convolution sees around a
 learned codes, from which node and edges must be restored. The codebook is the space in which a perceptron is then
 taught (:mod:`torchstone.methods.vqgraph`): with which codes is this node's surroundings alike, and how much?
 
-    h      = dropout(ReLU(conv(x)))                          (N, F)    the surroundings of every node
-    k_i    = argmax_k <h_i, E_k> / |h_i| |E_k|,  q_i = E_k_i (N, F)    the nearest code; gradients go straight to h
-    q^e, q^n = W_e q + b_e,  W_n q + b_n                     (N, F)    decoded for edges and for nodes
+    h      = dropout(ReLU(conv(x)))                          (N, D)    the surroundings of every node
+    k_i    = argmax_k <h_i, E_k> / |h_i| |E_k|,  q_i = E_k_i (N, D)    the nearest code; gradients go straight to h
+    q^e, q^n = W_e q + b_e,  W_n q + b_n                     (N, D)    decoded for edges and for nodes
     logits = W ReLU(conv(q^e)) + b                           (N, C)
 
     loss = CE(labelled) + lambda_n MSE(h, q^n) + lambda_e sqrt(MSE(A, minmax(q^e q^e^T))) + beta MSE(sg(q), h)
 
 A holds 0 and 1, self-loops included; ``minmax`` maps the smallest of all N x N entries to 0 and the largest to 1.
-The codebook E (K, F) learns by moving averages, not by gradients. ``conv`` is ``D_in^-1/2 (A + I) D_out^-1/2 x W + b``
-(GCN), or the mean over a node and its neighbours, times W, plus b (GraphSAGE).
+The codebook E (K, D) learns by moving averages, not by gradients; D is F unless given. ``conv`` is
+``D_in^-1/2 (A + I) D_out^-1/2 x W + b`` (GCN), or the mean over a node and its neighbours, times W, plus b (GraphSAGE).
 
 Reading order: :mod:`codes <torchstone.models.graph.vqgraph.codes>`,
 :mod:`edges <torchstone.models.graph.vqgraph.edges>`, :mod:`networks <torchstone.models.graph.vqgraph.networks>`, and

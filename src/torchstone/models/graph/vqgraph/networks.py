@@ -69,7 +69,7 @@ def _neighbour_sum(x: Tensor, graph: Structure) -> Tensor:
 
 
 def _decode(decoder: nn.Linear, quantized: Quantized) -> Tensor:
-    """``W q + b`` of every node, (N, F). Of a large graph every code in use is decoded once, not every node."""
+    """``W q + b`` of every node, (N, D). Of a large graph every code in use is decoded once, not every node."""
     vectors, codes = quantized.vectors, quantized.codes
     captured = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
     if captured or len(codes) <= DENSE_NODES:
@@ -80,7 +80,7 @@ def _decode(decoder: nn.Linear, quantized: Quantized) -> Tensor:
 
 
 class _OfEveryNode(torch.autograd.Function):
-    """``W q + b`` that was computed elsewhere; the gradient reaches it, and the q (N, F) that it is of, as ``g W``."""
+    """``W q + b`` that was computed elsewhere; the gradient reaches it, and the q (N, D) that it is of, as ``g W``."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, decoded: Tensor, weight: Tensor) -> Tensor:
@@ -100,10 +100,10 @@ class Tokens(NamedTuple):
     """Everything the teacher computes of N nodes.
 
     Attributes:
-        hidden: h (N, F), what is quantised.
+        hidden: h (N, D), what is quantised.
         quantized: codes of the nodes.
-        edges: q^e (N, F), codes decoded for the edges.
-        nodes: q^n (N, F), codes decoded for the nodes.
+        edges: q^e (N, D), codes decoded for the edges.
+        nodes: q^n (N, D), codes decoded for the nodes.
         readout: (N, H), what the classifier sees.
         logits: (N, C).
     """
@@ -124,9 +124,11 @@ class VQGraphGCN(nn.Module):
     >>> codes = model.tokenize(graph.x, graph.edge_index).quantized.codes  # (N,)
 
     Args:
-        in_channels: F, features of a node, and width of a code.
+        in_channels: F, features of a node.
         out_channels: C, classes.
         hidden_channels: H, width of the second convolution.
+        code_channels: D, width of a code; in_channels, as the authors have it, when not given. The cost grows with its
+            square.
         num_codes: K, size of the codebook.
         dropout: rate on what is quantised.
         node_weight: lambda_n, of the loss that restores nodes.
@@ -151,6 +153,7 @@ class VQGraphGCN(nn.Module):
         out_channels: int,
         *,
         hidden_channels: int = 64,
+        code_channels: int | None = None,
         num_codes: int = 512,
         dropout: float = 0.8,
         node_weight: float = 0.001,
@@ -170,13 +173,12 @@ class VQGraphGCN(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.dropout, self.node_weight, self.edge_weight = dropout, node_weight, edge_weight
         self.metric = metric
-        self.conv1 = Convolution(in_channels, in_channels)
-        self.quantizer = QUANTIZERS[metric](
-            in_channels, num_codes, decay=decay, commitment=commitment, dead_below=dead_below
-        )
-        self.edge_decoder = nn.Linear(in_channels, in_channels)
-        self.node_decoder = nn.Linear(in_channels, in_channels)
-        self.conv2 = Convolution(in_channels, hidden_channels)
+        width = in_channels if code_channels is None else code_channels
+        self.conv1 = Convolution(in_channels, width)
+        self.quantizer = QUANTIZERS[metric](width, num_codes, decay=decay, commitment=commitment, dead_below=dead_below)
+        self.edge_decoder = nn.Linear(width, width)
+        self.node_decoder = nn.Linear(width, width)
+        self.conv2 = Convolution(width, hidden_channels)
         self.classifier = nn.Linear(hidden_channels, out_channels)
 
     def scales(self, in_degree: Tensor, out_degree: Tensor) -> tuple[Tensor, Tensor]:
