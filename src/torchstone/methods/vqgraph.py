@@ -279,7 +279,7 @@ class VQGraph(Method):
         if given != expected:
             raise ShapeError(
                 f"expected soft_labels, token_scores and codebook of shapes (N, {classes}), (N, K) and (K, {width}), "
-                f"got {', '.join(map(str, given))}"
+                f"got {', '.join(map(str, given))}; the student's code_channels is the width of the teacher's codes"
             )
         for name, value in zip(_TARGETS, (soft_labels, token_scores, codebook), strict=True):
             setattr(self, name, value.detach().clone().to(self.device))
