@@ -13,6 +13,8 @@ an ``.npz`` file without pickles:
 * optional splits: ``train_mask``, ``val_mask``, ``test_mask`` (N,), the public one, and ``geom_train_mask``, ...
   (S, N), numbered ones.
 
+Files of a sparse adjacency, ``adj_*``, ``attr_*`` and ``labels``, are taken too (:mod:`torchstone.data.sparse_graphs`).
+
 A node without a label is in no part of a split, whatever the split says.
 """
 
@@ -35,6 +37,7 @@ from torch.utils.data import DataLoader
 from torchstone.data.multiplex import is_multiplex_folder, read_multiplex
 from torchstone.data.named_graphs import NAMED_GRAPHS, read_named
 from torchstone.data.robust_graphs import is_robust_source, read_robust
+from torchstone.data.sparse_graphs import holds_sparse_graph, standardised
 from torchstone.errors import CallError, DataError, unknown_name
 from torchstone.extras import extra
 
@@ -249,6 +252,8 @@ def _read_npz(source: str, labelled: bool) -> RawGraph:
             content = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is not a readable .npz file without pickles ({error})") from error
+    if holds_sparse_graph(content):
+        content = standardised(content, path.stem)
     if not labelled:
         content.setdefault("y", np.full(len(content.get("x", content.get("x_indptr", [0])[1:])), -1))
     views = {f"edge_index_{name}": edges for name, edges in _views(content).items()}
