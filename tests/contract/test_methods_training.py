@@ -10,7 +10,7 @@ from _methods_contract import METHODS, OWN, Small, recipes
 
 from torchstone.catalog import cards
 from torchstone.methods.method import Method
-from torchstone.methods.registry import build_method, method_module
+from torchstone.methods.registry import build_method, finishes, method_module
 from torchstone.seeding import seed_everything_at
 from torchstone.training.pretraining import Pretraining, objective
 from torchstone.training.recipe import TrainSpec
@@ -80,9 +80,9 @@ def test_the_trained_network_computes_what_a_plain_one_with_its_weights_does(sma
         type(spec)(spec.name, {**small.task.model_args(small.data), **spec.args}), small.data
     )
     plain.load_state_dict(method.network.state_dict())
-    images = method.inputs(small.batches[0])
+    arguments = small.arguments(method)
     with torch.no_grad():
-        torch.testing.assert_close(method(images), plain.eval()(images), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(method(*arguments), plain.eval()(*arguments), rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_a_finite_scalar_that_reaches_the_method_and_the_network(small, method):
@@ -128,12 +128,31 @@ def test_evaluation_repeats_and_changes_nothing(small, method):
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
 
 
-def test_the_labels_are_not_looked_at(small, method):
-    images, labels = small.batches[0]
-    first, _ = loss_and_gradients(method.train(), (images, labels))
+def test_the_labels_are_not_looked_at(key, small, method):
+    if finishes(key):
+        pytest.skip("it trains for the task itself")
+    batch = other = small.batches[0]
+    if small.on_a_graph:
+        relabelled = copy.deepcopy(small.data)
+        relabelled.graph.y = relabelled.graph.y.flip(0)
+    else:
+        other = batch[0], batch[1].flip(0)
+    first, _ = loss_and_gradients(method.train(), batch)
     method.load_state_dict(small.build().state_dict())
-    second, _ = loss_and_gradients(method.train(), (images, labels.flip(0)))
+    if small.on_a_graph:
+        seed_everything_at("prepare", 0)
+        method.prepare(relabelled)
+    second, _ = loss_and_gradients(method.train(), other)
     assert torch.equal(first, second)
+
+
+def test_one_that_finishes_the_task_says_what_its_network_makes_of_a_batch(key, small, method):
+    own = type(method).outputs is not Method.outputs
+    assert own == finishes(key), "FINISHES of the module and the method's outputs go together"
+    if own:
+        outputs, targets = method.eval().outputs(small.batches[0])
+        assert len(outputs) == len(targets) == len(method.inputs(small.batches[0]))
+        assert outputs.shape[1] == len(small.data.classes)
 
 
 def test_the_same_seeds_give_the_same_run(small):
@@ -186,12 +205,12 @@ def test_names_that_do_not_decay_are_parameters(method):
     assert method.no_weight_decay() <= {name for name, _ in method.named_parameters()}
 
 
-def test_an_unknown_argument_is_refused(key, method):
+def test_an_unknown_argument_is_refused(key, small, method):
     with pytest.raises(ValueError, match="does not take this argument"):
-        build_method(key, method.network, no_such_argument=1)
+        build_method(key, method.network, teacher=small.teacher(), no_such_argument=1)
 
 
 def test_a_card_comes_with_recipes_and_a_protocol_that_can_be(key):
-    if key != OWN:
+    if key not in OWN:
         assert recipes(key)
     TrainSpec.from_dict({"epochs": 20, **getattr(method_module(key), "PROTOCOL", {})})

@@ -6,6 +6,8 @@ numbered splits, ``texas``, ``wisconsin``, ``cornell``, ``film``, ``chameleon``,
 
 * features: ``x`` (N, F), or compressed rows ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``;
 * ``edge_index`` (2, E), row 0 the sources, row 1 the targets; ``y`` (N,), -1 where a node has no label;
+* a multiplex graph, several sets of edges on the same nodes: ``edge_index_NAME`` for each; ``edge_index`` is then their
+  union unless it is given;
 * optional splits: ``train_mask``, ``val_mask``, ``test_mask`` (N,), the public one, and ``geom_train_mask``, ...
   (S, N), numbered ones.
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,7 @@ class RawGraph:
     y: np.ndarray
     public: Masks | None
     numbered: tuple[Masks, ...]
+    views: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class GraphSplit:
     """A graph ready for node classification.
 
     Attributes:
-        graph: PyG ``Data`` with ``x`` (N, F), ``edge_index`` (2, E), ``y`` (N,) and the three masks (N,).
+        graph: PyG ``Data`` with ``x`` (N, F), ``edge_index`` (2, E), ``y`` (N,) and the three masks (N,); of a
+            multiplex graph also ``views``, the edges (2, E) of each by name.
         split: which split the masks are, resolved.
         normalized: whether the rows of features were divided by their sums.
         fingerprint: a hash of features, edges and labels.
@@ -77,6 +81,11 @@ class GraphSplit:
     fingerprint: str
 
     @property
+    def views(self) -> Mapping[str, Tensor]:
+        """The edges of each view of a multiplex graph; empty for any other."""
+        return self.graph.get("views", {})
+
+    @property
     def sizes(self) -> dict[str, int]:
         return {part: int(self.graph[f"{part}_mask"].sum()) for part in ("train", "val", "test")}
 
@@ -90,6 +99,7 @@ class GraphSplit:
             "name": self.name,
             "nodes": self.graph.num_nodes,
             "edges": self.graph.num_edges,
+            **({"views": views} if (views := {n: e.shape[1] for n, e in self.views.items()}) else {}),
             "features": self.graph.num_features,
             "classes": self.num_classes,
             "undirected": self.graph.is_undirected(),
@@ -135,12 +145,14 @@ def open_graph(
     normalized = bool((raw.x >= 0).all()) if normalize is None else normalize
     graph = extra("torch_geometric.data", "graph").Data(
         x=_features_of(raw, normalized),
-        edge_index=_edges(raw, directed),
+        edge_index=_edges(raw.edge_index, len(raw.x), directed),
         y=torch.from_numpy(raw.y.astype(np.int64)),
         train_mask=torch.from_numpy(train),
         val_mask=torch.from_numpy(val),
         test_mask=torch.from_numpy(test),
     )
+    if raw.views:
+        graph.views = {name: _edges(edges, len(raw.x), directed) for name, edges in raw.views.items()}
     return GraphSplit(
         name=raw.name,
         graph=graph,
@@ -149,7 +161,7 @@ def open_graph(
         split_seed=split_seed,
         directed=directed,
         normalized=normalized,
-        fingerprint=_digest([raw.x, raw.edge_index, raw.y]),
+        fingerprint=_digest([raw.x, raw.edge_index, raw.y, *raw.views.values()]),
     )
 
 
@@ -171,7 +183,8 @@ def read_graph(source: str, *, features: int, directed: bool, normalize: bool) -
     raw = _open(source, labelled=False)
     if raw.x.shape[1] != features:
         raise DataError(f"{raw.name} has {raw.x.shape[1]} features, the network was trained on {features}")
-    return extra("torch_geometric.data", "graph").Data(x=_features_of(raw, normalize), edge_index=_edges(raw, directed))
+    edges = _edges(raw.edge_index, len(raw.x), directed)
+    return extra("torch_geometric.data", "graph").Data(x=_features_of(raw, normalize), edge_index=edges)
 
 
 def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
@@ -192,9 +205,9 @@ def _features_of(raw: RawGraph, normalized: bool) -> Tensor:
     return torch.from_numpy(x)
 
 
-def _edges(raw: RawGraph, directed: bool) -> Tensor:
+def _edges(edges: np.ndarray, nodes: int, directed: bool) -> Tensor:
     """The edges (2, E); unless directions are kept, each once and the missing reverse ones at the end."""
-    edge_index, nodes = raw.edge_index.astype(np.int64), len(raw.x)
+    edge_index = edges.astype(np.int64)
     if not directed:
         forth, first = np.unique(edge_index[0] * nodes + edge_index[1], return_index=True)
         missing = np.setdiff1d(forth % nodes * nodes + forth // nodes, forth)
@@ -220,8 +233,12 @@ def _read_npz(source: str, labelled: bool) -> RawGraph:
             content = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is not a readable .npz file without pickles ({error})") from error
-    if not labelled and "edge_index" in content:
+    if not labelled:
         content.setdefault("y", np.full(len(content.get("x", content.get("x_indptr", [0])[1:])), -1))
+    views = {f"edge_index_{name}": edges for name, edges in _views(content).items()}
+    if views and "edge_index" not in content:
+        _check_edges(path.stem, views)
+        content["edge_index"] = np.unique(np.concatenate(list(views.values()), axis=1), axis=1)
     missing = [name for name in ("edge_index", "y") if name not in content]
     if missing or not ({"x"} <= content.keys() or {"x_data", "x_indices", "x_indptr", "x_shape"} <= content.keys()):
         raise DataError(
@@ -239,7 +256,14 @@ def _raw(name: str, content: Mapping[str, np.ndarray]) -> RawGraph:
         y=content["y"],
         public=_public(content),
         numbered=_numbered(content),
+        views=_views(content),
     )
+
+
+def _views(content: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The sets of edges of a multiplex graph, by the names of their views."""
+    prefix = "edge_index_"
+    return {name.removeprefix(prefix): content[name] for name in sorted(content) if name.startswith(prefix)}
 
 
 def _features(content: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -268,14 +292,13 @@ def _numbered(content: Mapping[str, np.ndarray]) -> tuple[Masks, ...]:
 
 def _check(raw: RawGraph) -> None:
     nodes = raw.x.shape[0] if raw.x.ndim else 0
-    if raw.x.ndim != 2 or raw.y.shape != (nodes,) or raw.edge_index.ndim != 2 or raw.edge_index.shape[0] != 2:
-        raise DataError(
-            f"{raw.name}: expected x (N, F), y (N,) and edge_index (2, E), got {raw.x.shape}, {raw.y.shape}, "
-            f"{raw.edge_index.shape}"
-        )
+    edge_sets = {f"edge_index_{name}": edges for name, edges in raw.views.items()} | {"edge_index": raw.edge_index}
+    if raw.x.ndim != 2 or raw.y.shape != (nodes,):
+        raise DataError(f"{raw.name}: expected x (N, F) and y (N,), got {raw.x.shape} and {raw.y.shape}")
+    _check_edges(raw.name, edge_sets)
     if raw.x.dtype.kind not in "biuf":
         raise DataError(f"{raw.name}: x must hold numbers, got {raw.x.dtype}")
-    for name, array in (("edge_index", raw.edge_index), ("y", raw.y)):
+    for name, array in (*edge_sets.items(), ("y", raw.y)):
         if array.size and array.dtype.kind not in "iu":
             raise DataError(f"{raw.name}: {name} must hold integers, got {array.dtype}")
     if raw.y.size and raw.y.min() < -1:
@@ -283,11 +306,17 @@ def _check(raw: RawGraph) -> None:
     if not np.isfinite(raw.x).all():
         wrong = np.flatnonzero(~np.isfinite(raw.x).all(1))
         raise DataError(f"{raw.name}: features of {len(wrong)} nodes are NaN or infinite, the first is node {wrong[0]}")
-    if raw.edge_index.size and not (raw.edge_index.min() >= 0 and raw.edge_index.max() < nodes):
-        raise DataError(
-            f"{raw.name}: edges name nodes from {raw.edge_index.min()} to {raw.edge_index.max()}, the graph has 0 to "
-            f"{nodes - 1}"
-        )
+    for edges in edge_sets.values():
+        if edges.size and not (edges.min() >= 0 and edges.max() < nodes):
+            raise DataError(
+                f"{raw.name}: edges name nodes from {edges.min()} to {edges.max()}, the graph has 0 to {nodes - 1}"
+            )
+
+
+def _check_edges(graph: str, edge_sets: Mapping[str, np.ndarray]) -> None:
+    for name, edges in edge_sets.items():
+        if edges.ndim != 2 or edges.shape[0] != 2:
+            raise DataError(f"{graph}: expected {name} (2, E), got {edges.shape}")
 
 
 def _resolve(split: str, raw: RawGraph) -> str:

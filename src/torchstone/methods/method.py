@@ -18,7 +18,9 @@
 
 ``torchstone.training`` trains a method by a recipe; a plain Lightning ``Trainer`` trains it as it is. ``PROTOCOL`` is
 optional: keys of a recipe's section ``train`` in which the method differs from AdamW with a cosine schedule where a
-comparison trains it; ``lr`` is that of a batch of 128, the card's unless given.
+comparison trains it; ``lr`` is that of a batch of 128, the card's unless given. ``FINISHES = True`` says that the
+network is trained whole, for the task itself: see :meth:`Method.outputs`. A method that learns from a trained network
+has a parameter ``teacher`` of ``build``, which a recipe's ``method.teacher`` names the run of.
 """
 
 from __future__ import annotations
@@ -70,6 +72,25 @@ class Method(LightningModule):
             batch: as in :meth:`evaluation_loss`.
         """
         return self.evaluation_loss(batch).mean()
+
+    def prepare(self, data: Any) -> None:
+        """Called before training, and again where it goes on, with the data: what is the same in every step is computed
+        here. A method on one graph takes it from here; its batches are masks (N,) of the nodes of a part.
+
+        What is kept of the data are buffers that no checkpoint holds (``persistent=False``).
+
+        Args:
+            data: the task's data module, open; of a graph ``data.graph`` is PyG's ``Data`` with ``x``, ``edge_index``,
+                ``y``, the masks, and of a multiplex graph ``views``.
+        """
+
+    def outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """What the network makes of a batch, one row per sample, and the targets: of methods that finish the task only.
+
+        The module of such a method states ``FINISHES = True``. Its runs are scored by the task's metric; prediction and
+        comparison take its network as it is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} leaves a network that is to be trained for a task")
 
     def at_step(self, progress: float) -> None:
         """Called before every optimizer step, for schedules of the method's own and moving averages.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from types import ModuleType
 from typing import Any
 
@@ -44,20 +45,39 @@ def method_module(name: str) -> ModuleType:
     return module
 
 
-def build_method(name: str, model: nn.Module, **args: Any) -> Method:
+def finishes(name: str) -> bool:
+    """Whether a method's network is trained whole, for the task itself.
+
+    Raises:
+        UnknownName: no such method.
+    """
+    return bool(getattr(method_module(name), "FINISHES", False))
+
+
+def build_method(name: str, model: nn.Module, *, teacher: nn.Module | None = None, **args: Any) -> Method:
     """Put a method around a network.
 
     Args:
         name: as in :func:`method_module`.
-        model: the network, built without a classifier.
+        model: the network, built without a classifier unless the method finishes the task.
+        teacher: a trained network, for a method that learns from one.
         **args: the method's own arguments.
 
     Raises:
         UnknownName: no such method.
-        CallError: an argument that the method does not take, or a network that it cannot train.
+        CallError: an argument that the method does not take, a teacher too many or too few, or a network that it cannot
+            train.
     """
+    build = method_module(name).build
+    parameter = inspect.signature(build).parameters.get("teacher")
+    if teacher is not None and parameter is None:
+        raise CallError(f"{name} learns from no teacher: remove method.teacher")
+    if parameter is not None:
+        if teacher is None and parameter.default is inspect.Parameter.empty:
+            raise CallError(f"{name} learns from a trained network: name its run directory as method.teacher")
+        args["teacher"] = teacher
     try:
-        method = method_module(name).build(model, **args)
+        method = build(model, **args)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise

@@ -70,6 +70,13 @@ class Candidate:
         return "scratch" if self.weights is None else "pretrained"
 
     @property
+    def pretrains(self) -> bool:
+        """Whether a method trains the network before the task's own training does."""
+        from torchstone.methods.registry import finishes
+
+        return self.method is not None and not finishes(self.method.name)
+
+    @property
     def source(self) -> str:
         """Where the model comes from: ``torchstone``, ``timm``, ``torchvision``, ``pyg`` or ``torch``."""
         return self.model.rpartition(":")[0] or "torchstone"

@@ -36,7 +36,7 @@ from torchstone.reporting import words
 from torchstone.reporting.candidates import Candidate, parse_candidates
 from torchstone.reporting.limits import Limit, parse_limits
 from torchstone.reporting.measuring import Measurement, failure_reason, measure
-from torchstone.reporting.methods import describe, pretraining_recipe
+from torchstone.reporting.methods import describe, method_spec, pretraining_recipe
 from torchstone.reporting.ranking import judge
 from torchstone.reporting.results import CURVES, CandidateResult, Comparison, SeedRun, Trial
 from torchstone.seeding import seed_everything_at
@@ -131,8 +131,8 @@ def compare(
         if value is not None and value < 1:
             raise CallError(f"{name} must be at least 1, got {value}")
     candidates, notes = parse_candidates(models, start)
-    if pretrain_epochs is not None and not any(candidate.method for candidate in candidates):
-        raise CallError("pretrain_epochs is for candidates with a method (method+model); there is none")
+    if pretrain_epochs is not None and not any(candidate.pretrains for candidate in candidates):
+        raise CallError("pretrain_epochs is for candidates with a method that pre-trains (method+model); there is none")
     budget = parse_limits(limits or {})
     where = str(resolve_device(device))
     kind = task_of(str(data)) if task == "auto" else get_task(task)
@@ -225,6 +225,7 @@ class _Plan:
                 weights=str(pretrained) if pretrained else candidate.weights,
                 transforms=candidate.steps,
             ),
+            method=method_spec(candidate) if candidate.method and not candidate.pretrains else None,
             data=self.data_spec,
             train=replace(self.protocol, lr=lr),
             task=self.task.name,
@@ -243,7 +244,7 @@ class _Plan:
 
     def epochs_of(self, candidate: Candidate) -> int:
         """Epochs that all runs of a candidate need."""
-        before = self.pretrain_epochs * self.seeds if candidate.method else 0
+        before = self.pretrain_epochs * self.seeds if candidate.pretrains else 0
         return before + self.protocol.epochs * (self.tune + self.seeds - 1)
 
     def run_folder(self, candidate: Candidate, recipe: Recipe) -> Path:
@@ -262,13 +263,13 @@ class _Plan:
         for name, value in self.options.items():
             if name == "limits":
                 parts += [part for limit, most in (value or {}).items() for part in ("--max", f"{limit}={most}")]
-            elif value != usual[name] and (name != "pretrain_epochs" or any(one.method for one in candidates)):
+            elif value != usual[name] and (name != "pretrain_epochs" or any(one.pretrains for one in candidates)):
                 parts += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join([*parts, "--out", out])
 
     def describe(self, candidates: Sequence[Candidate]) -> dict[str, Any]:
         """The protocol as the report lists it."""
-        methods = {one.method: one for one in candidates if one.method}
+        methods = {one.method: one for one in candidates if one.method and one.pretrains}
         shown = (
             "epochs batch_size optimizer weight_decay schedule warmup_epochs label_smoothing clip_grad precision select"
         )
@@ -389,7 +390,7 @@ class _Work:
             reason=measurement.failed,
             proof=candidate.card.proof if candidate.card else "",
             source=candidate.source,
-            method=candidate.method.name if candidate.method else "",
+            method=candidate.method.name if candidate.method and candidate.pretrains else "",
             cost=measurement.cost,
             reproduce=self.plan.command([candidate], f"{self.plan.folder.name}-{_file_name(candidate.name)}"),
         )
@@ -437,7 +438,7 @@ class _Work:
         return best, [finished[best], *(self.train(candidate, best, seed) for seed in range(1, self.plan.seeds))]
 
     def train(self, candidate: Candidate, lr: float, seed: int) -> RunResult:
-        before = self.pretrain(candidate, seed).path if candidate.method else None
+        before = self.pretrain(candidate, seed).path if candidate.pretrains else None
         recipe = self.plan.recipe(candidate, lr, seed, before)
         folder = self.plan.run_folder(candidate, recipe)
         return self.fit(candidate, recipe, folder, f"{candidate.name}, learning rate {lr:g}, seed {seed}")
@@ -460,7 +461,7 @@ class _Work:
         self.epochs_done += recipe.train.epochs
         how = words.duration(run.seconds) if run.trained else "found finished"
         reached = words.score(run.score, run.metric)
-        if recipe.method is not None:
+        if run.metric != self.plan.task.metric:
             reached = f"{run.metric} {reached}"
         self.report(news=f"{doing}: {reached} on validation data, {how}")
         return run
@@ -492,7 +493,7 @@ class _Work:
             score=test.score,
             curves={name: [row[name] for row in run.rows] for name in CURVES if name in run.rows[0]},
             seconds=run.seconds,
-            pretrain_seconds=self.pretrained[candidate.name, seed].seconds if candidate.method else 0.0,
+            pretrain_seconds=self.pretrained[candidate.name, seed].seconds if candidate.pretrains else 0.0,
             run=run.path.relative_to(self.plan.folder).as_posix(),
         )
 

@@ -3,6 +3,9 @@
 The method sees the training split that every candidate is trained on, without its labels, once per seed; the network
 that it leaves is then trained and tuned exactly as the others. So nothing but computation is added, which counts as
 training time, and such a candidate is ranked among those from scratch.
+
+A method that finishes the task (:func:`torchstone.methods.registry.finishes`) takes the place of the plain training
+instead: its network is what is compared. A candidate's option ``teacher`` names the run that a method learns from.
 """
 
 from __future__ import annotations
@@ -59,12 +62,20 @@ def pretraining_recipe(candidate: Candidate, data: DataSpec, task: str, seed: in
     assert candidate.method is not None
     return Recipe(
         model=ModelSpec(candidate.model, weights=candidate.weights),
-        method=MethodSpec(candidate.method.name, dict(candidate.method.options)),
+        method=method_spec(candidate),
         data=data,
         train=pretraining_protocol(candidate.method, epochs, batch),
         task=task,
         seed=seed,
     )
+
+
+def method_spec(candidate: Candidate) -> MethodSpec:
+    """A candidate's method as recipes name it."""
+    assert candidate.method is not None
+    options = dict(candidate.method.options)
+    teacher = options.pop("teacher", None)
+    return MethodSpec(candidate.method.name, options, None if teacher is None else str(teacher))
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torchstone import __version__
 from torchstone.errors import CallError
 from torchstone.files import writing
+from torchstone.methods.registry import finishes
 from torchstone.seeding import seed_everything_at
 from torchstone.training.devices import Processes, check_strategy, resolve_device, trainer_options
 from torchstone.training.optimizers import check_optimizer
@@ -566,7 +567,7 @@ def evaluate(run: str | Path, split: Literal["val", "test"], *, device: str = "a
 
 def _evaluate(path: Path, split: str, device: torch.device, source: Any, kept: Path) -> None:
     model, info = load_run(path)
-    if info.recipe.method is not None:
+    if info.recipe.method is not None and not finishes(info.recipe.method.name):
         raise CallError(f"{path} is a pre-training run, which predicts nothing: train from it (model.weights={path})")
     task = get_task(info.recipe.task)
     with _quiet(), isolate_rng(), _deterministic(), torch.inference_mode():

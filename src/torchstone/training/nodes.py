@@ -20,8 +20,9 @@ class NodeClassifier(Supervised):
     """Full-batch training on one graph: an epoch is one step, the loss is that of the nodes in the batch's mask.
 
     The model maps ``(x, edge_index)`` to logits or log-probabilities (N, C): cross entropy is the same for both, so it
-    is the negative log likelihood of the papers. The graph belongs to the module and moves with it to its device; a
-    batch is a mask (N,).
+    is the negative log likelihood of the papers. A model that has one is trained by its own
+    ``training_loss(x, edge_index, y, mask)``, a scalar. The graph belongs to the module and moves with it to its
+    device; a batch is a mask (N,).
 
     Args:
         model: the network. ``takes_sparse_features``: it also takes features in compressed rows;
@@ -32,6 +33,7 @@ class NodeClassifier(Supervised):
 
     Raises:
         DataError: the graph is directed, the network needs an undirected one.
+        CallError: ``train.label_smoothing`` is set for a model with a training loss of its own.
     """
 
     x: Tensor
@@ -49,10 +51,18 @@ class NodeClassifier(Supervised):
         if getattr(model, "takes_sparse_features", False) and x.count_nonzero() < SPARSE_BELOW * x.numel():
             x = compressed(x)
         self.num_classes = data.num_classes
+        self.own_loss = getattr(model, "training_loss", None)
+        if self.own_loss is not None and train.label_smoothing:
+            raise CallError(
+                f"train.label_smoothing has no effect on {type(model).__name__}, which has a training loss of its own: "
+                "remove it"
+            )
         for name, tensor in (("x", x), ("edge_index", edge_index), ("y", data.graph.y)):
             self.register_buffer(name, tensor, persistent=False)
 
     def training_loss(self, batch: Tensor) -> Tensor:
+        if self.own_loss is not None:
+            return self.own_loss(self.x, self.edge_index, self.y, batch)
         outputs, labels = self.outputs(batch)
         return F.cross_entropy(outputs, labels, label_smoothing=self.train_spec.label_smoothing)
 

@@ -22,11 +22,12 @@ from torchstone.data.preprocessing import preprocess
 from torchstone.data.sequences import preprocess_sequences
 from torchstone.errors import CallError, DataError
 from torchstone.files import read_json
+from torchstone.methods.registry import finishes
 from torchstone.models.pretrained import read_checkpoint
 from torchstone.models.registry import build_model
 from torchstone.training.devices import resolve_device
 from torchstone.training.recipe import ModelSpec
-from torchstone.training.runs import load_run, read_info
+from torchstone.training.runs import RunInfo, load_run, read_info
 from torchstone.transforms.saving import load_model
 
 
@@ -132,6 +133,7 @@ def _predict_nodes(
     if not graphs:
         raise CallError("name at least one graph")
     model, info = load_run(run)
+    _check_finished(info)
     model = model.to(device)
     predictions: list[Prediction] = []
     for index, path in enumerate(graphs, 1):
@@ -189,6 +191,16 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
+def _check_finished(info: RunInfo) -> None:
+    """Refuse a run whose network nothing has trained for the task yet."""
+    method = info.recipe.method
+    if method is not None and not finishes(method.name):
+        raise CallError(
+            f"{info.path} is a pre-training run, whose network has no trained classifier yet: train one from it "
+            f"(model.weights={info.path}), or torchstone probe {info.path}"
+        )
+
+
 def load_classifier(run_or_model: str | Path) -> Classifier:
     """Load a finished run's model, or a model with the weights named after ``@``.
 
@@ -200,11 +212,7 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
             told = [_side_file(Path(run_or_model), name) for name in ("classes.json", "preprocessing.json")]
             return Classifier(load_model(run_or_model), *told)
         model, info = load_run(run_or_model)
-        if info.recipe.method is not None:
-            raise CallError(
-                f"{run_or_model} is a pre-training run, whose network has no classifier yet: train one from it "
-                f"(model.weights={run_or_model}), or torchstone probe {run_or_model}"
-            )
+        _check_finished(info)
         prepare = preprocess_sequences if info.recipe.task == "sequence-classification" else preprocess
         return Classifier(model, info.classes, info.preprocessing, prepare)
     name, _, weights = str(run_or_model).partition("@")

@@ -1,4 +1,4 @@
-"""Pre-training: a network trained by a method's loss, into a run that a later training starts from.
+"""Training by a method's loss: mostly pre-training, into a run that a later training starts from.
 
     fit(load_recipe("spark_cifar10"), "runs/spark")
     fit(load_recipe("ecanet_cifar10", ["model.weights=runs/spark"]), "runs/tuned")
@@ -6,6 +6,9 @@
 A recipe with a section ``method`` is trained by :func:`torchstone.training.fit.fit` as any other: same schedule, same
 exact resume, same strategies. Its metric is the method's loss. ``model.safetensors`` of its run is the network,
 ``method.safetensors`` the rest of the method, ``pictures.png`` what the method makes of some validation images.
+
+A method that finishes the task (``FINISHES`` of its module) trains the whole network, with the task's metric; its run
+is evaluated and predicts as a run without a method does.
 """
 
 from __future__ import annotations
@@ -14,25 +17,26 @@ import copy
 import dataclasses
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchmetrics
 from torch import Tensor, nn
 
 from torchstone.errors import CallError, NonFiniteLoss
 from torchstone.files import write_bytes
 from torchstone.instruments.description import GraphDescription, ModelDescription
 from torchstone.methods.method import Method
-from torchstone.methods.registry import build_method, method_module
+from torchstone.methods.registry import build_method, finishes
 from torchstone.models.pretrained import read_checkpoint
 from torchstone.models.registry import build_model
 from torchstone.seeding import seed_everything_at
 from torchstone.training.optimizers import learning_rate_scales
 from torchstone.training.pictures import sheet
 from torchstone.training.recipe import DataSpec, MethodSpec, ModelSpec, Recipe, TrainSpec
-from torchstone.training.runs import RunDirectory, RunInfo, read_info
+from torchstone.training.runs import RunDirectory, RunInfo, load_run, read_info
 from torchstone.training.supervised import Trainable
 from torchstone.training.tasks import Task, get_task
 
@@ -48,12 +52,24 @@ class Pretrainer(Trainable):
         train: the protocol.
         seed: of everything random in the steps.
         steps_per_epoch: optimizer steps in an epoch.
+        score: of a method that finishes the task, a float for each sample from outputs and targets; the mean of them is
+            the metric, which is the validation loss for every other method.
     """
 
     model: Method
 
-    def __init__(self, method: Method, train: TrainSpec, *, seed: int, steps_per_epoch: int) -> None:
-        super().__init__(method, train, seed=seed, steps_per_epoch=steps_per_epoch)
+    def __init__(
+        self,
+        method: Method,
+        train: TrainSpec,
+        *,
+        seed: int,
+        steps_per_epoch: int,
+        score: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        metric = torchmetrics.MeanMetric(nan_strategy="disable") if score else None
+        super().__init__(method, train, seed=seed, steps_per_epoch=steps_per_epoch, metric=metric)
+        self.score = score
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Layers are those of the network; what the method adds learns at the whole rate."""
@@ -79,6 +95,8 @@ class Pretrainer(Trainable):
         if not math.isfinite(mean):
             raise NonFiniteLoss(self._non_finite("validation", mean, batch, batch_idx))
         self.validation_loss.update(losses)
+        if self.score is not None:
+            self.metric.update(self.score(*kept.outputs(batch)))
 
     def inputs(self, batch: Any) -> Tensor:
         return self.model.inputs(batch)
@@ -92,13 +110,13 @@ class Pretraining(Task):
         method: what trains.
     """
 
-    metric = "loss"
-    maximize = False
-    error_view = "none"
-
     def __init__(self, task: Task, method: MethodSpec) -> None:
         self.task = task
         self.method = method
+        self.finishes = finishes(method.name)
+        self.metric, self.maximize, self.error_view = (
+            (task.metric, task.maximize, task.error_view) if self.finishes else ("loss", False, "none")
+        )
         self.name, self.sources = task.name, task.sources
         self.batch_sizes, self.peer_lr = task.batch_sizes, task.peer_lr
 
@@ -109,18 +127,21 @@ class Pretraining(Task):
         return self.task.open_data(data, train, seed, source)
 
     def model_args(self, data: Any) -> dict[str, Any]:
-        return self.task.headless_args(data)
+        return self.task.model_args(data) if self.finishes else self.task.headless_args(data)
 
     def build_model(self, model: ModelSpec, data: Any, train: TrainSpec | None = None) -> Method:
         """Build a recipe's network for the data, and the method around it."""
         headless = dataclasses.replace(model, args={**self.model_args(data), **model.args})
         network = self.task.build_model(headless, data, train)
-        return build_method(self.method.name, network, **self.method.args)
+        return _around(network, self.method)
 
     def module(self, model: nn.Module, recipe: Recipe, data: Any) -> Pretrainer:
         assert isinstance(model, Method)
+        seed_everything_at("prepare", recipe.seed)
+        model.prepare(data)
         steps = len(data.train_dataloader()) // recipe.train.accumulate
-        return Pretrainer(model, recipe.train, seed=recipe.seed, steps_per_epoch=steps)
+        score = self.task.per_sample_score if self.finishes else None
+        return Pretrainer(model, recipe.train, seed=recipe.seed, steps_per_epoch=steps, score=score)
 
     def has_unused_parameters(self, model: nn.Module, data: Any) -> bool:
         probed: Any = copy.deepcopy(model).train()
@@ -133,12 +154,17 @@ class Pretraining(Task):
 
     def illustrate(self, run: Path, recipe: Recipe, data: Any) -> None:
         """Write ``pictures.png``, of the first validation samples, where the method has pictures."""
+        method = _method(run, recipe)
+        if type(method).pictures is Method.pictures:
+            return
+        seed_everything_at("prepare", recipe.seed)
+        method.prepare(data)
         batch = next(iter(data.val_dataloader()))
         if isinstance(batch, tuple | list):
             batch = tuple(part[:PICTURES] for part in batch)
         seed_everything_at("pictures", recipe.seed)
         with torch.no_grad():
-            columns = _method(run, recipe).pictures(batch)
+            columns = method.pictures(batch)
         if columns:
             file = io.BytesIO()
             sheet(columns, data.preprocessing()).save(file, "PNG")
@@ -153,10 +179,12 @@ class Pretraining(Task):
         return self.task.description(spec, data)
 
     def predictions(self, outputs: Tensor) -> Tensor:
+        if self.finishes:
+            return self.task.predictions(outputs)
         raise CallError("a method predicts nothing: fine-tune its network (model.weights=RUN), or probe it")
 
     def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.predictions(outputs)
+        return self.task.per_sample_score(outputs, targets) if self.finishes else self.predictions(outputs)
 
 
 def objective(recipe: Recipe) -> Task:
@@ -166,8 +194,7 @@ def objective(recipe: Recipe) -> Task:
         return task
     if recipe.model.transforms:
         raise CallError("model.transforms: a method trains the network as it is; transform what starts from its run")
-    method_module(recipe.method.name)  # a name that is none is refused before anything is written
-    return Pretraining(task, recipe.method)
+    return Pretraining(task, recipe.method)  # a name that is none is refused before anything is written
 
 
 def load_method(run: str | Path) -> tuple[Method, RunInfo]:
@@ -189,7 +216,13 @@ def _method(run: Path, recipe: Recipe) -> Method:
     assert recipe.method is not None
     network = RunDirectory(run).network()
     built = build_model(network["name"], **network["args"])
-    method = build_method(recipe.method.name, built, **recipe.method.args)
+    method = _around(built, recipe.method)
     state, rest = (read_checkpoint(run / f"{part}.safetensors") for part in ("model", "method"))
     method.load_state_dict({**{NETWORK + key: value for key, value in state.items()}, **rest})
     return method.eval()
+
+
+def _around(network: nn.Module, spec: MethodSpec) -> Method:
+    """A recipe's method around its network, with its teacher."""
+    teacher = None if spec.teacher is None else load_run(spec.teacher)[0]
+    return build_method(spec.name, network, teacher=teacher, **spec.args)

@@ -200,12 +200,14 @@ class MethodSpec(_Checked):
     Args:
         name: a method of ours, or a module of yours, see :func:`torchstone.methods.registry.method_module`.
         args: the method's own arguments.
+        teacher: the run directory of a trained network that the method learns from.
     """
 
     section: ClassVar[str] = "method"
 
     name: str = _key(_NAME)
     args: Mapping[str, Any] = _key(_KEYWORDS, dict)
+    teacher: str | None = _key(_or_null(_NAME), None)
 
 
 @dataclass(frozen=True)
@@ -369,7 +371,7 @@ class Recipe(_Checked):
         seed: of everything random in the run.
         about: one line for the list of recipes.
         expect: bounds that the last epoch's validation values should reach: at least for a score, at most for a loss.
-        method: trains the network by a method's loss: a pre-training run. None is the task's own training.
+        method: trains the network by a method's loss. None is the task's own training.
     """
 
     model: ModelSpec

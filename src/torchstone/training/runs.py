@@ -50,8 +50,8 @@ from torchstone.transforms.saving import copies, load_model, structure
 def identity_facts(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     """All that a run's numbers follow from, apart from machine and thread count.
 
-    The data are named by their fingerprint, not by where they lie; local weights, in a file or a run, by their content;
-    a method of the user's own by the content of its module.
+    The data are named by their fingerprint, not by where they lie; local weights, in a file or a run, and a teacher's
+    weights by their content; a method of the user's own by the content of its module.
     """
     facts = recipe.to_dict()
     for name in ("about", "expect"):
@@ -68,8 +68,13 @@ def identity_facts(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     weights = local_weights(recipe.model)
     if weights is not None:
         facts["model"]["weights"] = _content(weights)
-    if recipe.method is not None and "." in recipe.method.name:
-        facts["method"]["content"] = _content(method_module(recipe.method.name).__file__ or "")
+    if recipe.method is not None:
+        if "." in recipe.method.name:
+            facts["method"]["content"] = _content(method_module(recipe.method.name).__file__ or "")
+        if recipe.method.teacher is None:
+            del facts["method"]["teacher"]
+        else:
+            facts["method"]["teacher"] = _content(read_info(recipe.method.teacher).path / "model.safetensors")
     facts["version"] = __version__
     return facts
 
@@ -406,4 +411,7 @@ def resolved(recipe: Recipe, named_sources: Container[str]) -> Recipe:
         data = dataclasses.replace(data, source=f"{reading}{path.resolve()}")
     if model.local is not None:
         model = dataclasses.replace(model, weights=str(model.local.resolve()))
-    return dataclasses.replace(recipe, data=data, model=model)
+    method = recipe.method
+    if method is not None and method.teacher is not None:
+        method = dataclasses.replace(method, teacher=str(Path(method.teacher).resolve()))
+    return dataclasses.replace(recipe, data=data, model=model, method=method)
