@@ -30,14 +30,24 @@ class Point:
     std: float
 
 
-def draw(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str, y: str, top: float = 100.0) -> None:
-    """Write a chart of y from 0 to ``top`` over x, which is drawn to the base of 2.
+def draw(
+    path: Path,
+    lines: Mapping[str, Sequence[Point]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    top: float = 100.0,
+    bottom: float = 0.0,
+) -> None:
+    """Write a chart of y from ``bottom`` to ``top`` over x, which is drawn to the base of 2.
 
     Args:
         path: the SVG file.
         lines: by name; the name stands at the line's end.
         title, x, y: the words above, below and beside the chart.
         top: the largest y.
+        bottom: the smallest y.
     """
     if len(lines) > len(COLOURS):
         raise ValueError(f"{len(lines)} lines, and colours for {len(COLOURS)}")
@@ -48,7 +58,7 @@ def draw(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str
         return LEFT + (log2(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def up(value: float) -> float:
-        return HEIGHT - BOTTOM - max(0.0, min(value, top)) / top * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (max(bottom, min(value, top)) - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
 
     pairs = list(enumerate(COLOURS[: len(lines)]))
     light = "".join(f".s{index}{{stroke:{one};fill:{one}}}" for index, (one, _) in pairs)
@@ -63,7 +73,7 @@ def draw(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str
         f'<text class="t" x="{LEFT}" y="24">{escape(title)}</text>',
     ]
     for step in range(6):
-        value = top * step / 5
+        value = bottom + (top - bottom) * step / 5
         parts.append(f'<path class="g" d="M{LEFT} {up(value):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{up(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
     parts += [
@@ -85,9 +95,7 @@ def draw(path: Path, lines: Mapping[str, Sequence[Point]], *, title: str, x: str
             parts.append(f'<path class="s{index}" d="M{place:.1f} {ends[0]:.1f}V{ends[1]:.1f}"/>')
             parts.append(f'<circle class="s{index}" cx="{place:.1f}" cy="{up(point.mean):.1f}" r="3.5"/>')
         last = points[-1]
-        parts.append(
-            f'<text class="s{index}" x="{across(last.x) + 12:.1f}" y="{height:.1f}">{escape(name)}</text>'
-        )
+        parts.append(f'<text class="s{index}" x="{across(last.x) + 12:.1f}" y="{height:.1f}">{escape(name)}</text>')
     write_text(path, "\n".join([*parts, "</svg>"]) + "\n")
 
 

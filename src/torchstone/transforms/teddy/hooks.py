@@ -62,7 +62,7 @@ class TrimEdges:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        if "x" in self.names[:1] and not {"x", "edge_index"} <= given.keys():
+        if not {self.names[0], "edge_index"} <= given.keys():
             return None  # the network's own error says what is missing
         if given.get("batch") is not None:
             raise CallError("teddy trims one graph; a batch of several would be trimmed as if it were one")
@@ -87,7 +87,8 @@ class TrimEdges:
             return kept_edges(edge_index, num_nodes, self.sparsity, **self.options)
         last = self.last
         if last is None or last[0] is not edge_index or last[1:3] != (edge_index._version, num_nodes):
-            kept = kept_edges(edge_index, num_nodes, self.sparsity, **self.options)
+            with torch.inference_mode(False):  # what is kept may be used in training later
+                kept = kept_edges(edge_index, num_nodes, self.sparsity, **self.options)
             self.last = last = (edge_index, edge_index._version, num_nodes, kept)
         return last[3]
 
