@@ -147,7 +147,7 @@ def kept_edges(
     check_share("graph_sparsity", sparsity)
     order = rank_edges(edge_index, num_nodes, criterion=criterion, self_loops=self_loops, seed=seed)
     edges = edge_index.shape[1]
-    removed = int(edges * sparsity)
+    removed = torch.sym_int(edges * sparsity)  # int() would fix the number of edges of a network that is exported
     if self_loops:
         removed = min(edges, int((edges + int(_missing_loops(edge_index, num_nodes).sum())) * sparsity))
     return order[removed:].sort().values
