@@ -116,6 +116,8 @@ def predict(
 ) -> None:
     """Classify images (whole, or as sequences where the run was trained on them) or, with a run on a graph, its nodes.
 
+    With a run on whole graphs, say of each graph its class or its numbers.
+
     An image that cannot be read is named with the reason, and the others go on.
     The exit code is 1 when none could be read.
 
@@ -125,6 +127,7 @@ def predict(
       torchstone predict runs/ecanet_digits photos --csv predictions.csv
       torchstone predict inceptionnext_tiny@pretrained photos --top 5 --json top.json
       torchstone predict runs/dagnn_cora cora.npz --csv nodes.csv
+      torchstone predict runs/mutag molecules.npz --csv classes.csv
     """
     from torchstone.cli import progress
     from torchstone.training.predict import predict as run
@@ -141,22 +144,33 @@ def predict(
         if one.error:
             chatter().print(one.error, style="red", markup=False)
         elif not quiet:
-            what = one.path if one.node is None else f"{one.path}, node {one.node}"
-            print(what, *(f"{label} {100 * probability:.1f} %" for label, probability in one.top), sep="\t")
+            what = ", ".join([str(one.path), *(f"{part} {getattr(one, part)}" for part in _parts([one]))])
+            said = [f"{label} {100 * probability:.1f} %" for label, probability in one.top]
+            print(what, *(said or [f"{value:.4g}" for value in one.values]), sep="\t")
     if all(one.error for one in predictions):
         raise typer.Exit(1)
 
 
+def _parts(predictions: list[Prediction]) -> list[str]:
+    """What says which part of a path a prediction is of: nothing for images."""
+    return [part for part in ("node", "graph") if any(getattr(one, part) is not None for one in predictions)]
+
+
 def _as_csv(predictions: list[Prediction]) -> str:
-    """One row per image or node; the classes after the first as further columns."""
+    """One row per image, node or graph; the classes after the first as further columns, numbers a column each."""
     file = io.StringIO()
     writer = csv_writer(file, lineterminator="\n")
+    parts = _parts(predictions)
+    numbers = max(len(one.values) for one in predictions)
+    if numbers:
+        writer.writerow(["path", *parts, *(f"value_{index}" for index in range(1, numbers + 1))])
+        writer.writerows([one.path, *(getattr(one, part) for part in parts), *one.values] for one in predictions)
+        return file.getvalue()
     width = max(len(one.top) for one in predictions)
     more = [f"{column}_{rank}" for rank in range(2, width + 1) for column in ("label", "probability")]
-    nodes = any(one.node is not None for one in predictions)
-    writer.writerow(["path", *(["node"] if nodes else []), "label", "probability", *more, "error"])
+    writer.writerow(["path", *parts, "label", "probability", *more, "error"])
     for one in predictions:
         classes = [value for pair in one.top for value in pair]
-        which = [one.path, one.node] if nodes else [one.path]
+        which = [one.path, *(getattr(one, part) for part in parts)]
         writer.writerow([*which, *classes, *[""] * (2 * width - len(classes)), one.error])
     return file.getvalue()

@@ -67,3 +67,36 @@ class GraphDescription(ModelDescription):
             raise CallError(f"a graph network runs on one graph at a time, not on {batch_size}")
         generator = torch.Generator().manual_seed(0)
         return torch.rand(self.input_shape, generator=generator), self.edge_index
+
+
+@dataclass(frozen=True)
+class GraphSetDescription(ModelDescription):
+    """A network of whole graphs and the graphs that it runs on: their real edges, and features of their size.
+
+    Args:
+        fingerprint: of the set of graphs.
+        graphs: the number of nodes and the edges (2, E) of some graphs; not part of the facts, the fingerprint stands
+            for them.
+        edge_channels: D, features of an edge that the network is called with; 0 for none.
+    """
+
+    fingerprint: str = ""
+    graphs: tuple[tuple[int, Tensor], ...] = field(default=(), compare=False, repr=False)
+    edge_channels: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "fingerprint": self.fingerprint, "edge_channels": self.edge_channels}
+
+    def example_inputs(self, batch_size: int) -> tuple[Tensor, ...]:
+        """Features (N, F), always the same, the edges, the graph of each node, perhaps features of the edges (E, D);
+        the graphs are those that there are, again and again where more are asked for."""
+        generator = torch.Generator().manual_seed(0)
+        chosen = [self.graphs[index % len(self.graphs)] for index in range(batch_size)]
+        nodes = torch.tensor([count for count, _ in chosen])
+        first = (nodes.cumsum(0) - nodes).tolist()
+        edge_index = torch.cat([edges + start for start, (_, edges) in zip(first, chosen, strict=True)], 1)
+        x = torch.rand(int(nodes.sum()), *self.input_shape, generator=generator)
+        inputs = (x, edge_index, torch.arange(batch_size).repeat_interleave(nodes))
+        if not self.edge_channels:
+            return inputs
+        return (*inputs, torch.rand(edge_index.shape[1], self.edge_channels, generator=generator))

@@ -214,23 +214,27 @@ def _training(
     model = description.build().to(conditions.device).train()
     steps = create_optimizer_v2(model, opt=optimizer, lr=1e-3, weight_decay=0.05)
     inputs = tuple(x.to(conditions.device) for x in description.example_inputs(batch_size))
-    labels = torch.arange(len(inputs[0]), device=conditions.device) % num_classes  # a graph's rows are its nodes
     memory.restart()
     started = time.perf_counter()
     for _ in range(2):
         started = time.perf_counter()
-        _step(model, inputs, labels, steps, conditions)
+        _step(model, inputs, num_classes, steps, conditions)
         conditions.synchronize()
     return TrainingProbe(memory.read(), time.perf_counter() - started)
 
 
 def _step(
-    model: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor, steps: torch.optim.Optimizer, conditions: Conditions
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    num_classes: int,
+    steps: torch.optim.Optimizer,
+    conditions: Conditions,
 ) -> None:
     with conditions.autocast():
         outputs = forward(model, inputs)
     if not isinstance(outputs, Tensor):
         raise CallError(f"{type(model).__name__} gives {type(outputs).__name__} in train mode, not a tensor of scores")
+    labels = torch.arange(len(outputs), device=outputs.device) % num_classes
     try:
         steps.zero_grad()
         F.cross_entropy(outputs.float(), labels).backward()

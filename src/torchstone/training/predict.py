@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.data.folders import EXTENSIONS
+from torchstone.data.graph_sets import batch_of, read_graph_set
 from torchstone.data.graphs import read_graph
 from torchstone.data.preprocessing import preprocess
 from torchstone.data.sequences import preprocess_sequences
@@ -26,6 +27,7 @@ from torchstone.methods.registry import finishes
 from torchstone.models.pretrained import read_checkpoint
 from torchstone.models.registry import build_model
 from torchstone.training.devices import resolve_device
+from torchstone.training.graphs import graph_arguments
 from torchstone.training.recipe import ModelSpec
 from torchstone.training.runs import RunInfo, load_run, read_info
 from torchstone.transforms.saving import load_model, read_structure
@@ -33,15 +35,17 @@ from torchstone.transforms.saving import load_model, read_structure
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image or node.
+    """What a model says of one image, node or graph.
 
     Args:
-        path: the image, or the node's graph.
+        path: the image, or the file or folder of the node or graph.
         label: the most probable class; empty when the image could not be read.
         probability: of that class.
         top: (class, probability), the most probable first.
         error: why the image could not be read; empty when it could.
-        node: the node's number in its graph; None for an image.
+        node: the node's number in its graph; None for anything else.
+        graph: the number of a whole graph in its set; None for anything else.
+        values: the numbers that are predicted of a graph, where there are no classes.
     """
 
     path: Path
@@ -50,6 +54,8 @@ class Prediction:
     top: tuple[tuple[str, float], ...] = ()
     error: str = ""
     node: int | None = None
+    graph: int | None = None
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ def predict(
     top: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """Classify images or, with a run that was trained on a graph, all nodes of graphs.
+    """Classify images; or, with a run that was trained on a graph, all nodes of graphs; or say of whole graphs what a
+    run that was trained on such learned.
 
     Args:
         run_or_model: a run directory, a transformed model's folder, or ``MODEL@WEIGHTS`` where the weights are
@@ -99,8 +106,11 @@ def predict(
     if batch_size < 1 or top < 1:
         raise CallError(f"batch_size and top must be positive integers, got {batch_size} and {top}")
     where = resolve_device(device)
-    if Path(run_or_model).is_dir() and _is_for_nodes(run_or_model):
+    task = _task_of(run_or_model) if Path(run_or_model).is_dir() else ""
+    if task == "node-classification":
         return _predict_nodes(run_or_model, paths, where, top, progress)
+    if task in ("graph-classification", "graph-regression"):
+        return _predict_graphs(run_or_model, paths, where, batch_size, top, progress)
     images = find_images(paths)
     classifier = load_classifier(run_or_model)
     model = classifier.model.to(where)
@@ -148,6 +158,44 @@ def _predict_nodes(
             predictions.append(Prediction(Path(path), *named[0], named, node=node))
         if progress is not None:
             progress(index, len(graphs))
+    return predictions
+
+
+def _predict_graphs(
+    run: str | Path,
+    sets: Sequence[str | Path],
+    device: torch.device,
+    batch_size: int,
+    top: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[Prediction]:
+    """All graphs of each set, in their order."""
+    if not sets:
+        raise CallError("name at least one set of graphs")
+    model, info = load_run(run)
+    _check_finished(info)
+    model = model.to(device)
+    opened = [read_graph_set(str(path), **info.preprocessing, labelled=False) for path in sets]
+    in_all = sum(len(found.graphs) for found in opened)
+    predictions: list[Prediction] = []
+    for path, found in zip(sets, opened, strict=True):
+        for start in range(0, len(found.graphs), batch_size):
+            arguments = graph_arguments(model, batch_of(found.graphs[start : start + batch_size]).to(device))
+            with torch.inference_mode():
+                if info.recipe.task == "graph-classification":
+                    said = [
+                        {"label": named[0][0], "probability": named[0][1], "top": named}
+                        for likely in _most_probable(model, arguments, top)
+                        if (named := tuple((info.classes[label], probability) for label, probability in likely))
+                    ]
+                else:
+                    said = [{"values": tuple(row)} for row in model(*arguments).float().tolist()]
+            predictions += [
+                Prediction(Path(path), graph=start + place, **what)  # type: ignore[arg-type]
+                for place, what in enumerate(said)
+            ]
+            if progress is not None:
+                progress(len(predictions), in_all)
     return predictions
 
 
@@ -199,7 +247,7 @@ def _check_finished(info: RunInfo) -> None:
     method = info.recipe.method
     if method is not None and not finishes(method.name):
         raise CallError(
-            f"{info.path} is a pre-training run, whose network has no trained classifier yet: train one from it "
+            f"{info.path} is a pre-training run, whose network has no classifier yet: train one from it "
             f"(model.weights={info.path}), or torchstone probe {info.path}"
         )
 
@@ -234,11 +282,11 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
     return Classifier(model, *_timm_facts(model))
 
 
-def _is_for_nodes(folder: str | Path) -> bool:
-    """Whether the model in a folder classifies the nodes of graphs."""
+def _task_of(folder: str | Path) -> str:
+    """The task of a run, or of a transformed model whose folder names a graph; empty for other folders."""
     if is_transformed(folder):
-        return "graph" in read_structure(folder)
-    return read_info(folder).recipe.task == "node-classification"
+        return "node-classification" if "graph" in read_structure(folder) else ""
+    return read_info(folder).recipe.task
 
 
 def is_transformed(folder: str | Path) -> bool:

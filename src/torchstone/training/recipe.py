@@ -224,7 +224,8 @@ class DataSpec(_Checked):
         augment: the augmentation's name.
         limit: train on at most this many samples.
         split: of a graph's nodes: ``public``, ``fixed:K``, ``per-class``, ``per-class-30`` or ``random``, see
-            :func:`torchstone.data.graphs.open_graph`; ``auto`` takes what the source brings.
+            :func:`torchstone.data.graphs.open_graph`; of whole graphs: ``public``, ``fold:K`` or ``random``, see
+            :func:`torchstone.data.graph_sets.open_graph_set`; ``auto`` takes what the source brings.
         directed: keep the directions of a graph's edges; otherwise the missing reverse edges are added.
         normalize: divide each row of a graph's features by its sum; None does so if no feature is negative.
     """

@@ -185,7 +185,7 @@ class Supervised(Trainable):
         if not math.isfinite(loss.item()):
             raise NonFiniteLoss(self._non_finite("validation", loss.item(), batch, batch_idx))
         self.metric.update(outputs, targets)
-        self.validation_loss.update(loss, weight=len(targets))
+        self.validation_loss.update(loss.expand(len(targets)))  # a weight is ignored with nan_strategy="disable"
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
         seed_everything_at("evaluate", self.seed, batch_idx)

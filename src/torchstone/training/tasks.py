@@ -17,18 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from torchstone.data.graph_sets import SUBSTRUCTURES, GraphSetData, is_graph_set, open_graph_set
 from torchstone.data.graphs import SOURCES as GRAPH_SOURCES
 from torchstone.data.graphs import GraphData, open_graph
 from torchstone.data.images import ImageData, open_images
 from torchstone.data.sequences import SEQUENCE_SOURCES, SequenceData, is_sequence_source, open_sequences
 from torchstone.data.sources import IMAGE_SOURCES
 from torchstone.errors import CallError, unknown_name
-from torchstone.instruments.description import GraphDescription, ModelDescription
+from torchstone.instruments.description import GraphDescription, GraphSetDescription, ModelDescription
 from torchstone.models.registry import build_model
+from torchstone.training.graphs import GraphClassifier, GraphRegressor
 from torchstone.training.nodes import NodeClassifier
 from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
 from torchstone.training.starting import start_from_run
-from torchstone.training.supervised import Classification, Trainable, has_unused_parameters
+from torchstone.training.supervised import Classification, Supervised, Trainable, has_unused_parameters
 
 
 class TaskData(Protocol):
@@ -370,6 +372,105 @@ class SequenceClassification(Task):
         return (outputs.argmax(1) == targets).float()
 
 
+class GraphClassification(Task):
+    """Whole graphs to one of a fixed list of classes.
+
+    A model takes ``in_channels`` and ``out_channels`` and maps ``(x, edge_index, batch)`` to (B, out_channels). The
+    nodes of PyG's networks are pooled, GIN's by their sum and others' by their mean.
+    """
+
+    name = "graph-classification"
+    metric = "accuracy"
+    maximize = True
+    error_view = "confusion"
+    peer_lr = 1e-3
+    sources: Mapping[str, str] = {}
+    regression = False
+
+    def recognises(self, source: str) -> bool:
+        return is_graph_set(source) and source.startswith(SUBSTRUCTURES) == self.regression
+
+    def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphSetData:
+        _refuse("data", data, ("size", "augment", "directed", "normalize"), "other data", "a set of graphs")
+        _refuse("train", train, ("loss", "mixup", "cutmix"), "images", "graphs")
+        if self.regression:
+            _refuse("train", train, ("label_smoothing",), "classes", "numbers")
+        return open_graph_set(
+            data.source if source is None else source,
+            batch_size=train.batch_size // train.accumulate,
+            regression=self.regression,
+            split=data.split,
+            split_seed=data.split_seed,
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+            seed=seed,
+            workers=data.workers,
+            limit=data.limit,
+        )
+
+    def model_args(self, data: GraphSetData) -> dict[str, Any]:
+        return {"in_channels": data.source.num_features, "out_channels": data.num_classes}
+
+    def all_model_args(self, model: ModelSpec, data: GraphSetData, train: TrainSpec | None = None) -> dict[str, Any]:
+        args = super().all_model_args(model, data, train)
+        if model.name.startswith("pyg:"):
+            args.setdefault("pool", "add" if model.name == "pyg:gin" else "mean")
+        return args
+
+    def module(self, model: nn.Module, recipe: Recipe, data: GraphSetData) -> Supervised:
+        steps = len(data.train_dataloader()) // recipe.train.accumulate
+        return GraphClassifier(
+            model, recipe.train, seed=recipe.seed, steps_per_epoch=steps, num_classes=data.num_classes
+        )
+
+    def probe_inputs(self, data: GraphSetData, batch_size: int) -> tuple[Tensor, ...]:
+        batch = data.first(batch_size)
+        return batch.x, batch.edge_index, batch.batch
+
+    def description(self, spec: str, data: GraphSetData) -> GraphSetDescription:
+        args = self.all_model_args(ModelSpec(spec), data)
+        with torch.device("meta"):
+            takes = getattr(build_model(spec, **args), "takes_edge_attr", False)
+        graphs = [data.source.graphs[index] for index in data.parts["train"][: self.batch_sizes[-1]]]
+        return GraphSetDescription(
+            spec,
+            (data.source.num_features,),
+            args,
+            data.fingerprint,
+            tuple((graph.num_nodes, graph.edge_index) for graph in graphs),
+            data.source.edge_channels if takes else 0,
+        )
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(1)
+
+    def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) == targets).float()
+
+
+class GraphRegression(GraphClassification):
+    """Numbers of whole graphs: their mean absolute error, over graphs and numbers."""
+
+    name = "graph-regression"
+    metric = "mae"
+    maximize = False
+    error_view = "none"
+    regression = True
+
+    def module(self, model: nn.Module, recipe: Recipe, data: GraphSetData) -> Supervised:
+        steps = len(data.train_dataloader()) // recipe.train.accumulate
+        return GraphRegressor(model, recipe.train, seed=recipe.seed, steps_per_epoch=steps, targets=data.num_classes)
+
+    def comparison_protocol(self, epochs: int, batch_size: int) -> TrainSpec:
+        return dataclasses.replace(super().comparison_protocol(epochs, batch_size), label_smoothing=0.0)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs().mean(1)
+
+
 def _refuse(section: str, spec: DataSpec | TrainSpec, keys: Sequence[str], kind: str, given: str) -> None:
     """Refuse settings that these data cannot have."""
     usual = {field.name: field.default for field in dataclasses.fields(spec)}
@@ -379,12 +480,20 @@ def _refuse(section: str, spec: DataSpec | TrainSpec, keys: Sequence[str], kind:
 
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (ImageClassification(), NodeClassification(), SequenceClassification())
+    task.name: task
+    for task in (
+        ImageClassification(),
+        NodeClassification(),
+        SequenceClassification(),
+        GraphClassification(),
+        GraphRegression(),
+    )
 }
 
 
 def task_of(source: str) -> Task:
-    """The task that a data source is for: nodes for a graph, sequences where it says so, else image classification."""
+    """The task that a data source is for: nodes for a graph, sequences where it says so, whole graphs for a
+    folder of them, else image classification."""
     return next((task for task in TASKS.values() if task.recognises(source)), TASKS[ImageClassification.name])
 
 

@@ -10,7 +10,9 @@ gin    graph isomorphism network (Xu et al. 2019)                   64 hidden ch
 appnp  perceptron and personalised PageRank (Gasteiger et al. 2019) 64 hidden channels, dropout 0.5, K 10, 0.1
 ====== ============================================================ ==========================================
 
-All take ``(x, edge_index)`` and give logits; any default can be changed by a keyword argument of PyG's class.
+All take ``(x, edge_index)`` and give logits; any default can be changed by a keyword argument of PyG's class. For whole
+graphs (``pool``) they have three layers with batch normalisation, pool the nodes of each graph and end with a linear
+layer.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchstone.errors import unknown_name
+from torchstone.errors import CallError, unknown_name
 from torchstone.extras import extra
 
 NAMES = ("appnp", "gat", "gcn", "gin", "sage")
@@ -61,13 +63,40 @@ class PerceptronThenAPPNP(nn.Module):
         return self.prop(self.lin2(F.dropout(x, self.dropout, self.training)), edge_index)
 
 
-def build_peer(name: str, *, in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
+class Pooled(nn.Module):
+    """A network of nodes, of whose outputs each graph's are pooled and mapped.
+
+    Args:
+        network: ``(x, edge_index)`` to (N, channels).
+        channels: its outputs.
+        out_channels: outputs for a graph.
+        pool: ``add``, ``mean`` or ``max``.
+    """
+
+    def __init__(self, network: nn.Module, channels: int, out_channels: int, pool: str) -> None:
+        super().__init__()
+        if pool not in ("add", "mean", "max"):
+            raise CallError(f"pool must be add, mean or max, got {pool!r}")
+        self.network = network
+        self.lin = nn.Linear(channels, out_channels)
+        self.pool = pool
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        """(N, in_channels), (2, E) and the graph of each node (N,) to (B, out_channels)."""
+        pool = getattr(extra("torch_geometric.nn", "graph"), f"global_{self.pool}_pool")
+        return self.lin(pool(self.network(x, edge_index).relu(), batch))
+
+
+def build_peer(
+    name: str, *, in_channels: int, out_channels: int, pool: str | None = None, **kwargs: Any
+) -> nn.Module:
     """One of :data:`NAMES` for a graph.
 
     Args:
         name: the network.
         in_channels: features of a node.
         out_channels: classes.
+        pool: for whole graphs: how their nodes are pooled, ``add``, ``mean`` or ``max``.
         **kwargs: arguments of PyG's class.
 
     Raises:
@@ -85,6 +114,11 @@ def build_peer(name: str, *, in_channels: int, out_channels: int, **kwargs: Any)
         "appnp": (PerceptronThenAPPNP, {}),
     }
     network, usual = networks[name]
-    layers = {} if name == "appnp" else {"num_layers": 2}
-    sizes = {"in_channels": in_channels, "out_channels": out_channels, "hidden_channels": 64, **layers}
-    return network(**{**sizes, **usual, **kwargs})
+    sizes: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels, "hidden_channels": 64}
+    if name != "appnp":
+        sizes |= {"num_layers": 2} if pool is None else {"num_layers": 3, "norm": "batch_norm"}
+    given = {**sizes, **usual, **kwargs}
+    if pool is None:
+        return network(**given)
+    channels = given["hidden_channels"]
+    return Pooled(network(**{**given, "out_channels": channels}), channels, out_channels, pool)
