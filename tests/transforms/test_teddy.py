@@ -1,17 +1,23 @@
 """TEDDY: what the scores mean, which edges and weights are left, and how sparse networks are trained."""
 
 import copy
+import json
 import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from torchstone.errors import CallError, ShapeError, UnknownName
 from torchstone.models.registry import build_model
+from torchstone.training.fit import fit
+from torchstone.training.model_folders import export, transform_model
 from torchstone.training.nodes import NodeClassifier
-from torchstone.training.recipe import load_recipe
+from torchstone.training.predict import predict
+from torchstone.training.recipe import TransformSpec, load_recipe
+from torchstone.training.runs import load_run
 from torchstone.transforms import teddy
 
 pytestmark = pytest.mark.system("teddy")
@@ -321,3 +327,43 @@ def test_networks_and_inputs_that_are_no_graphs_are_refused():
         sparse(graph()[0], graph()[1] + 5)
     with pytest.raises(CallError, match="edge_index"):
         sparse(graph()[0], torch.zeros(NODES, NODES).to_sparse())
+
+
+# --- runs and folders
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    x, edge_index = graph(nodes=60, edges=150)
+    path = tmp_path_factory.mktemp("graph") / "graph.npz"
+    np.savez(path, x=x.abs().numpy(), edge_index=edge_index.numpy(), y=np.arange(60) % CLASSES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(file, tmp_path_factory):
+    """A short run of the recipe, whose network is sparse while it is trained."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    changes = [f"data.source={file}", "data.split=random", "train.epochs=3", "model.args={hidden_channels: 8}"]
+    fit(load_recipe("teddy_cora", changes), out, device="cpu")
+    return out
+
+
+def test_a_run_keeps_a_sparse_network_that_was_distilled(run):
+    told = json.loads((run / "model.json").read_text())
+    assert told["plans"][0]["distill"] == {"weight": 1.0, "shape": [60, CLASSES]}
+    model, _ = load_run(run)
+    assert teddy.zero_share(model.parameters()) >= 0.4095
+    assert model.teddy_teacher.abs().sum() > 0
+
+
+def test_a_transformed_run_predicts_and_is_exported(run, file, tmp_path):
+    (report,) = transform_model(
+        run, [TransformSpec("teddy", {"graph_sparsity": 0.5, "distill": 0})], tmp_path / "sparse", device="cpu"
+    )
+    assert report.measured["edges before"] == 300
+    nodes = predict(tmp_path / "sparse", [file], device="cpu")
+    assert [one.node for one in nodes] == list(range(60))
+    exported = export(tmp_path / "sparse", tmp_path / "sparse.pt2")
+    assert exported.batch == 1
+    assert (tmp_path / "sparse.pt2").is_file()

@@ -94,24 +94,18 @@ class TrimEdges:
 
 
 class ProjectWeights:
-    """Projects a network's parameters on the l0 ball whenever they have changed.
+    """Projects a network's parameters on the l0 ball before each of its forward passes.
 
-    Called before a forward pass, which is after an optimizer's step and before the next: projected gradient descent, by
-    whatever loop the network is trained. Compiled or exported code holds no projection in eval mode, where it would
-    change nothing; while a compiled network is trained the projection runs outside the compiled code.
+    That is after an optimizer's step and before the next: projected gradient descent, by whatever loop the network is
+    trained. Parameters on the ball, as they are in every further pass, are only counted. Compiled or exported code
+    holds no projection in eval mode; while a compiled network is trained the projection runs outside of that code.
 
     Args:
         sparsity: the share of all parameters that is zero.
     """
 
-    seen: tuple[tuple[int, int], ...] | None = None
-    """Address and version of every parameter after the last projection."""
-
     def __init__(self, sparsity: float) -> None:
         self.sparsity = sparsity
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"sparsity": self.sparsity}
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if torch.compiler.is_exporting() or (torch.compiler.is_compiling() and not module.training):
@@ -120,14 +114,7 @@ class ProjectWeights:
 
     @torch.compiler.disable
     def project(self, module: nn.Module) -> None:
-        """Project, if a parameter has changed since the last time."""
-        if self.seen is None or self.seen != _versions(module):
-            project_l0(module.parameters(), self.sparsity)
-            self.seen = _versions(module)
-
-
-def _versions(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters())
+        project_l0(module.parameters(), self.sparsity)
 
 
 def sparsify(model: nn.Module, *, trim: TrimEdges, weight_sparsity: float) -> None:

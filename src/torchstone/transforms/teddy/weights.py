@@ -19,12 +19,14 @@ from torchstone.transforms.teddy.edges import check_share
 def project_l0(parameters: Iterable[Tensor], sparsity: float) -> int:
     """Project parameters, taken together, on the l0 ball: zero the smallest ``ceil(P sparsity)`` of all P magnitudes.
 
+    Parameters with that many zeros are on the ball already and are not written to.
+
     Args:
         parameters: any shapes; changed in place.
         sparsity: the share of zeros, from 0 to 1.
 
     Returns:
-        How many elements were zeroed, those that were zero already included.
+        ``ceil(P sparsity)``.
 
     Raises:
         CallError: a sparsity that is no share.
@@ -36,8 +38,8 @@ def project_l0(parameters: Iterable[Tensor], sparsity: float) -> int:
     tensors = list(parameters)
     elements = sum(tensor.numel() for tensor in tensors)
     count = math.ceil(elements * sparsity)
-    if count == 0:
-        return 0
+    if sum(tensor.numel() - int(tensor.count_nonzero()) for tensor in tensors) >= count:
+        return count
     magnitude = torch.cat([tensor.detach().abs().flatten() for tensor in tensors])
     threshold = magnitude.kthvalue(count).values
     zeroed = magnitude < threshold
