@@ -128,8 +128,8 @@ def transform(
 
     Raises:
         UnknownName: no such criterion.
-        CallError: a network or graph that it cannot take, a share that is none, or ``train=False`` or distillation
-            with nothing to learn from.
+        CallError: a network, graph or data that it cannot take, a share that is none, or distillation into a network
+            with a training loss of its own.
     """
     inputs = as_inputs(example_inputs)
     names = graph_inputs(model)
@@ -151,11 +151,14 @@ def transform(
         raise CallError(f"distill is the weight of a loss, 0 or more, got {distill!r}")
     kept = []
     graph, labels = _training_graph(model, data, inputs)
-    logits = _teacher_logits(model, graph, finetune, teacher) if distill else None
-    if distill and logits is None:
-        kept.append("nothing is distilled: there is neither a dense teacher nor a way to train one")
-    elif logits is not None and hasattr(model, "training_loss"):
+    can_distill = distill > 0 and (teacher is not None or finetune is not None)
+    if can_distill and hasattr(model, "training_loss"):
         raise CallError(f"{type(model).__name__} trains by a loss of its own, which knows no distillation: distill=0")
+    if can_distill and train and finetune is not None and labels is None:
+        raise CallError("distillation trains on a graph with labels: give data, or distill=0")
+    logits = _teacher_logits(model, graph, finetune, teacher) if can_distill else None
+    if distill and not can_distill:
+        kept.append("nothing is distilled: there is neither a dense teacher nor a way to train one")
 
     if not train and logits is not None:
         plan["distill"] = {"weight": distill, "shape": list(logits.shape)}
@@ -165,8 +168,7 @@ def transform(
     elif train and finetune is not None:
         loss = None
         if logits is not None:
-            if labels is None:
-                raise CallError("distillation trains on a graph with labels: give data, or distill=0")
+            assert labels is not None  # checked above
             loss = _Loss(graph, labels, logits, distill)
         sparse = finetune(sparse, loss)
         sparse.zero_grad(set_to_none=True)
@@ -253,16 +255,13 @@ def _training_graph(
     return (x, edge_index), labels
 
 
-@torch.no_grad()
 def _teacher_logits(
     model: nn.Module, graph: tuple[Tensor, Tensor], finetune: Finetune | None, teacher: nn.Module | None
-) -> Tensor | None:
-    """The dense network's answers at all nodes, (N, C)."""
+) -> Tensor:
+    """The dense network's answers at all nodes, (N, C); it is trained first where none is given."""
     if teacher is None:
-        if finetune is None:
-            return None
-        with torch.enable_grad():
-            teacher = finetune(copy.deepcopy(model))
+        assert finetune is not None
+        teacher = finetune(copy.deepcopy(model))
     return _answers(teacher, *graph)
 
 
@@ -290,8 +289,7 @@ def _report(
     edges = edge_index.shape[1]
     options = {name: plan[name] for name in ("criterion", "self_loops", "seed")}
     left = prune_edges(edge_index, len(x), plan["graph_sparsity"], **options)
-    one_way = {(i, j) for i, j in left.T.tolist()}
-    alone = sum((j, i) not in one_way for i, j in one_way)
+    forth, back = left[0] * len(x) + left[1], left[1] * len(x) + left[0]
     parameters = list(sparse.parameters())
     dense = _answers(model, *graph) if logits is None else logits
     same = (_answers(sparse, *graph).argmax(-1) == dense.argmax(-1)).float().mean().item()
@@ -306,13 +304,13 @@ def _report(
         changed=tuple(changed),
         kept=kept,
         predicted={
-            "edges trimmed": int(edges * plan["graph_sparsity"]),
+            "share of edges trimmed": plan["graph_sparsity"],
             "zero weights": math.ceil(sum(p.numel() for p in parameters) * plan["weight_sparsity"]),
         },
         measured={
             "edges before": edges,
             "edges now": left.shape[1],
-            "edges left in one direction only": alone,
+            "edges left in one direction only": int((~torch.isin(forth, back)).sum()),
             "share of weights that are zero": zero_share(parameters),
             "share of nodes answered as by the dense network": same,
         },
