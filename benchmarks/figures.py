@@ -39,8 +39,9 @@ def draw(
     y: str,
     top: float = 100.0,
     scale: Callable[[float], float] = log2,
+    bottom: float = 0.0,
 ) -> None:
-    """Write a chart of y from 0 to ``top`` over x.
+    """Write a chart of y from ``bottom`` to ``top`` over x.
 
     Args:
         path: the SVG file.
@@ -48,6 +49,7 @@ def draw(
         title, x, y: the words above, below and beside the chart.
         top: the largest y.
         scale: where along the chart x lies: to the base of 2, or ``float`` for evenly.
+        bottom: the smallest y.
     """
     if len(lines) > len(COLOURS):
         raise ValueError(f"{len(lines)} lines, and colours for {len(COLOURS)}")
@@ -58,7 +60,7 @@ def draw(
         return LEFT + (scale(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def up(value: float) -> float:
-        return HEIGHT - BOTTOM - max(0.0, min(value, top)) / top * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (max(bottom, min(value, top)) - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
 
     pairs = list(enumerate(COLOURS[: len(lines)]))
     light = "".join(f".s{index}{{stroke:{one};fill:{one}}}" for index, (one, _) in pairs)
@@ -73,7 +75,7 @@ def draw(
         f'<text class="t" x="{LEFT}" y="24">{escape(title)}</text>',
     ]
     for step in range(6):
-        value = top * step / 5
+        value = bottom + (top - bottom) * step / 5
         parts.append(f'<path class="g" d="M{LEFT} {up(value):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{up(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
     parts += [

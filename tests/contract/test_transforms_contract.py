@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from _transform import ARGS, LIBRARIES, TRANSFORMS, first_that_fits, images, transformed
+from _transform import TRANSFORMS, domain_of, first_that_fits, transformed
 from safetensors.torch import load_file, save_file
 
 from torchstone.errors import CallError, UnknownName
@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchstone.transforms import load_model
 
-images = load_file(sys.argv[1])["images"]
+inputs = [tensor for _, tensor in sorted(load_file(sys.argv[1]).items())]
 with torch.no_grad():
-    save_file({folder: load_model(folder)(images) for folder in sys.argv[3:]}, sys.argv[2])
+    save_file({folder: load_model(folder)(*inputs) for folder in sys.argv[3:]}, sys.argv[2])
 """
 
 
@@ -35,16 +35,21 @@ def card(request):
 @pytest.fixture(scope="module")
 def results(card, warm_timm):
     """Library -> the network's name, the network and what the transform made of it."""
-    return {library: first_that_fits(card, library) for library in LIBRARIES}
+    return {library: first_that_fits(card, library) for library in domain_of(card).libraries}
 
 
-@pytest.fixture(scope="module", params=list(LIBRARIES))
+@pytest.fixture(scope="module", params=range(3), ids=["one", "two", "three"])
 def one(request, results):
-    return results[request.param]
+    return list(results.values())[request.param]
+
+
+@pytest.fixture
+def domain(card):
+    return domain_of(card)
 
 
 def test_the_input_stays_as_it_is(card, results):
-    name, model, _ = results["timm"]
+    name, model, _ = list(results.values())[1]
     model.train()
     before = copy.deepcopy(model)
     transformed(card, model)
@@ -92,50 +97,48 @@ def test_a_plan_gives_the_structure_again_without_data(one):
     assert repr(again) == repr(result.model)
 
 
-def test_saved_and_loaded_in_another_process_the_outputs_are_equal(results, tmp_path):
-    save_file({"images": images(7)}, tmp_path / "images.safetensors")
+def test_saved_and_loaded_in_another_process_the_outputs_are_equal(results, domain, tmp_path):
+    inputs = domain.inputs(7)
+    save_file({str(place): tensor for place, tensor in enumerate(inputs)}, tmp_path / "inputs.safetensors")
     folders = {}
     for library, (name, _, result) in results.items():
-        args = dict(ARGS)
-        if "vit" in name:
-            args["img_size" if name.startswith("timm") else "image_size"] = 32
         folders[str(tmp_path / library)] = result.model
-        save_model(tmp_path / library, result.model, name, args, [result.plan])
+        save_model(tmp_path / library, result.model, name, domain.args_of(name), [result.plan])
         assert {path.name for path in (tmp_path / library).iterdir()} == {"model.json", "model.safetensors"}
     answers = tmp_path / "answers.safetensors"
-    command = [sys.executable, "-c", LOAD, str(tmp_path / "images.safetensors"), str(answers), *folders]
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "inputs.safetensors"), str(answers), *folders]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     loaded = load_file(answers)
     for folder, model in folders.items():
         with torch.no_grad():
-            assert torch.equal(loaded[folder], copy.deepcopy(model).eval()(images(7))), folder
+            assert torch.equal(loaded[folder], copy.deepcopy(model).eval()(*inputs)), folder
 
 
-def test_the_result_can_be_copied_and_trained(one):
+def test_the_result_can_be_copied_and_trained(one, domain):
     _, _, result = one
     model = copy.deepcopy(result.model).train()
-    model(images()).sum().backward()
+    model(*domain.inputs(0)).square().sum().backward()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert trained
     assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained)
 
 
-def test_it_composes_with_every_transform(card, results, tmp_path):
+def test_it_composes_with_every_transform(results, domain, tmp_path):
     """Whatever comes after either works, and is saved with both plans, or says why it cannot be done."""
-    name, _, first = results["timm"]
+    name, _, first = list(results.values())[1]
+    inputs = domain.inputs(0)
     for other in TRANSFORMS:
         try:
-            second = transformed(other, first.model)
+            second = transformed(other, first.model, inputs)
         except CallError as error:
             refusal = str(error)
             assert type(first.model).__name__ in refusal, refusal
             continue
-        args = {**ARGS, **({"img_size": 32} if "vit" in name else {})}
-        save_model(tmp_path / other.key, second.model, name, args, [first.plan, second.plan])
+        save_model(tmp_path / other.key, second.model, name, domain.args_of(name), [first.plan, second.plan])
         with torch.no_grad():
-            expected = copy.deepcopy(second.model).eval()(images())
-            assert torch.equal(load_model(tmp_path / other.key)(images()), expected)
+            expected = copy.deepcopy(second.model).eval()(*inputs)
+            assert torch.equal(load_model(tmp_path / other.key)(*inputs), expected)
 
 
 def test_unknown_options_get_the_nearest(card):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from torchstone.training.tasks import Task, get_task, task_of
 from torchstone.training.transforming import EXAMPLES, finetuner
 from torchstone.transforms.contract import Plan, Report, apply, check_options
 from torchstone.transforms.saving import load_model, read_structure, save_model
+
+NODES = "node-classification"
 
 SIDE_FILES = ("classes.json", "preprocessing.json")
 """What prediction needs beside the model."""
@@ -90,10 +92,10 @@ def open_model(what: str | Path, *, data: str | None = None, size: int | None = 
 
 
 def _open_folder(folder: Path, size: int | None) -> OpenedModel:
-    recipe = read_info(folder).recipe if (folder / "identity.json").is_file() else None
     told = read_structure(folder)
+    recipe = read_info(folder).recipe if (folder / "identity.json").is_file() else _recipe_of(told)
     side = {name: read_json(folder / name) for name in SIDE_FILES if (folder / name).is_file()}
-    if recipe is not None and recipe.task == "node-classification":
+    if recipe is not None and recipe.task == NODES:
         inputs = _graph(recipe)
     else:
         known = size or side.get("preprocessing.json", {}).get("size") or told.get("size")
@@ -103,6 +105,13 @@ def _open_folder(folder: Path, size: int | None) -> OpenedModel:
     return OpenedModel(
         load_model(folder), told["name"], told.get("args", {}), tuple(told.get("plans", ())), inputs, recipe, side
     )
+
+
+def _recipe_of(told: Mapping[str, Any]) -> Recipe | None:
+    """The graph that a transformed model's folder names, as a recipe: such a network has no example without it."""
+    if "graph" not in told:
+        return None
+    return Recipe(model=ModelSpec(told["name"]), data=DataSpec(**told["graph"]), task=NODES)
 
 
 def _open_for_data(spec: ModelSpec, source: str, size: int | None) -> OpenedModel:
@@ -182,6 +191,8 @@ def transform_model(
         check_options(step.name, step.args)
     with isolate_rng():
         opened = open_model(what, data=data, size=size)
+        trained = Path(what).is_dir() or "@" in str(what)
+        examples = 1 if opened.recipe is not None and opened.recipe.task == NODES else EXAMPLES
         batches = _RecipeData(opened.recipe, resolve_device(device)) if opened.recipe else None
         model, plans, reports = opened.model, list(opened.plans), []
         for index, step in enumerate(transforms):
@@ -189,16 +200,20 @@ def transform_model(
             result = apply(
                 step.name,
                 model,
-                opened.example_inputs(EXAMPLES),
+                opened.example_inputs(examples),
                 data=batches,
                 finetune=batches.finetune if batches else None,
-                teacher=opened.model,
+                teacher=opened.model if trained else None,
                 options=step.args,
             )
             model = result.model
             plans.append(result.plan)
             reports.append(result.report)
-    facts = {} if "preprocessing.json" in opened.side_files else {"size": opened.example_inputs(1)[0].shape[-1]}
+    facts: dict[str, Any] = {}
+    if opened.recipe is not None and opened.recipe.task == NODES:
+        facts = {"graph": asdict(opened.recipe.data)}
+    elif "preprocessing.json" not in opened.side_files:
+        facts = {"size": opened.example_inputs(1)[0].shape[-1]}
     save_model(out, model, opened.name, opened.args, plans, facts)
     for name, content in opened.side_files.items():
         write_json(out / name, content)
@@ -227,7 +242,7 @@ def export(
     """
     check_file(Path(out))
     opened = open_model(what, size=size)
-    if opened.recipe is not None and opened.recipe.task == "node-classification":
+    if opened.recipe is not None and opened.recipe.task == NODES:
         if batch not in (None, 1):
             raise CallError(f"a graph is one batch, got a batch size of {batch}")
         batch = 1

@@ -30,7 +30,7 @@ from torchstone.training.devices import resolve_device
 from torchstone.training.graphs import graph_arguments
 from torchstone.training.recipe import ModelSpec
 from torchstone.training.runs import RunInfo, load_run, read_info
-from torchstone.transforms.saving import load_model
+from torchstone.transforms.saving import load_model, read_structure
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def predict(
     if batch_size < 1 or top < 1:
         raise CallError(f"batch_size and top must be positive integers, got {batch_size} and {top}")
     where = resolve_device(device)
-    folder = Path(run_or_model).is_dir() and not is_transformed(run_or_model)
-    task = read_info(run_or_model).recipe.task if folder else ""
+    task = _task_of(run_or_model) if Path(run_or_model).is_dir() else ""
     if task == "node-classification":
         return _predict_nodes(run_or_model, paths, where, top, progress)
     if task in ("graph-classification", "graph-regression"):
@@ -142,16 +141,20 @@ def _predict_nodes(
     """All nodes of each graph, in their order."""
     if not graphs:
         raise CallError("name at least one graph")
-    model, info = load_run(run)
-    _check_finished(info)
+    if is_transformed(run):
+        model, classes, preprocessing = load_model(run), *_side_files(Path(run))
+    else:
+        model, info = load_run(run)
+        _check_finished(info)
+        classes, preprocessing = info.classes, info.preprocessing
     model = model.to(device)
     predictions: list[Prediction] = []
     for index, path in enumerate(graphs, 1):
-        graph = read_graph(str(path), **info.preprocessing)
+        graph = read_graph(str(path), **preprocessing)
         with torch.inference_mode():
             likely = _most_probable(model, (graph.x.to(device), graph.edge_index.to(device)), top)
         for node, found in enumerate(likely):
-            named = tuple((info.classes[label], probability) for label, probability in found)
+            named = tuple((classes[label], probability) for label, probability in found)
             predictions.append(Prediction(Path(path), *named[0], named, node=node))
         if progress is not None:
             progress(index, len(graphs))
@@ -257,8 +260,7 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
     """
     if Path(run_or_model).is_dir():
         if is_transformed(run_or_model):
-            told = [_side_file(Path(run_or_model), name) for name in ("classes.json", "preprocessing.json")]
-            return Classifier(load_model(run_or_model), *told)
+            return Classifier(load_model(run_or_model), *_side_files(Path(run_or_model)))
         model, info = load_run(run_or_model)
         _check_finished(info)
         prepare = preprocess_sequences if info.recipe.task == "sequence-classification" else preprocess
@@ -280,9 +282,21 @@ def load_classifier(run_or_model: str | Path) -> Classifier:
     return Classifier(model, *_timm_facts(model))
 
 
+def _task_of(folder: str | Path) -> str:
+    """The task of a run, or of a transformed model whose folder names a graph; empty for other folders."""
+    if is_transformed(folder):
+        return "node-classification" if "graph" in read_structure(folder) else ""
+    return read_info(folder).recipe.task
+
+
 def is_transformed(folder: str | Path) -> bool:
     """Whether a folder holds a model that ``transform`` wrote, which is no run."""
     return (Path(folder) / "report.json").is_file()
+
+
+def _side_files(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """The classes and the preprocessing of a transformed model."""
+    return _side_file(folder, "classes.json"), _side_file(folder, "preprocessing.json")
 
 
 def _side_file(folder: Path, name: str) -> Any:

@@ -65,7 +65,7 @@ def transform_for(
         UnknownName: no such transform or option.
         CallError: a transform that cannot be done to this network.
     """
-    teacher = model
+    teacher = model if recipe.model.weights is not None else None  # fresh weights teach nothing
     finetune = finetuner(recipe, task, data, device or torch.device("cpu"))
     batch = EXAMPLES if task.batch_sizes[-1] > 1 else 1
     plans, reports = [], []
