@@ -32,7 +32,6 @@ WITHOUT: dict[str, tuple[str, dict[str, Any]]] = {  # by part: the network witho
     "convolution of the gate": ("GLU", {"feed_forward": "glu"}),
     "gate": ("convolution and MLP", {"feed_forward": "conv_mlp"}),
 }
-NETWORKS: dict[str, dict[str, Any]] = {WHOLE: {}, **dict(WITHOUT.values())}
 SCALES = {"recomputed": "image", "of training": "trained"}
 SIZES = (32, 48, 64)
 
@@ -44,6 +43,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--limit", type=int, default=12800, help="training images")
     parser.add_argument("--enlarged", type=int, default=2000, help="test images that are read at larger sizes")
+    parser.add_argument("--parts", nargs="+", choices=list(WITHOUT), default=list(WITHOUT), help="those to leave out")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/claim_transnext"), help="folder of the run directories")
     parser.add_argument("--result", type=Path, default=RESULT)
@@ -58,6 +58,8 @@ def main() -> None:
         for name in ("seeds", "epochs", "limit", "enlarged", "jobs")
         if getattr(options, name) != parser.get_default(name)
     ]
+    if options.parts != parser.get_default("parts"):
+        changed.append(" --parts " + " ".join(f'"{part}"' for part in options.parts))
     command = f"python benchmarks/claim_transnext.py --data FOLDER{''.join(changed)}"
 
     from torchstone.environment import write_result
@@ -77,6 +79,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     from torchstone import create_model
     from torchstone.training import DataSpec, ModelSpec, Recipe, TrainSpec
 
+    without = {part: WITHOUT[part] for part in WITHOUT if part in options.parts}
+    networks = {WHOLE: {}, **dict(without.values())}
     recipes = {
         name: Recipe(
             model=ModelSpec("transnext_mini32", {**SMALL, **changes}),
@@ -92,22 +96,22 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 label_smoothing=0.1,
             ),
         )
-        for name, changes in NETWORKS.items()
+        for name, changes in networks.items()
     }
     correct = train_all(recipes, range(options.seeds), options.runs, options.jobs)
     scores = scores_of(correct)
     params = {
         name: sum(p.numel() for p in create_model("transnext_mini32", num_classes=10, **SMALL, **changes).parameters())
-        for name, changes in NETWORKS.items()
+        for name, changes in networks.items()
     }
     protocol = recipes[WHOLE].to_dict()
     protocol["data"]["source"] = "CIFAR-10"
     return {
-        "helps": {part: scores.difference(WHOLE, without).low > 0 for part, (without, _) in WITHOUT.items()},
+        "helps": {part: scores.difference(WHOLE, other).low > 0 for part, (other, _) in without.items()},
         "networks": {
             name: {"parameters": params[name], **found} for name, found in accuracies(correct, scores).items()
         },
-        "differences": {f"{WHOLE} - {without}": difference(scores, WHOLE, without) for without, _ in WITHOUT.values()},
+        "differences": {f"{WHOLE} - {other}": difference(scores, WHOLE, other) for other, _ in without.values()},
         "protocol": {name: protocol[name] for name in ("data", "train")},
     }
 
@@ -118,7 +122,7 @@ def enlarge(options: argparse.Namespace) -> dict[str, Any]:
 
     correct: dict[str, dict[int, list[float]]] = {}
     for seed in range(options.seeds):
-        images, labels, state = trained(options, options.runs / f"{list(NETWORKS).index(WHOLE)}-{seed}")
+        images, labels, state = trained(options, options.runs / f"0-{seed}")
         for size in SIZES:
             for name, scale in SCALES.items():
                 right = answers_of(state, images, size, scale) == labels

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.errors import ShapeError
-from torchstone.models.image.transnext.gaze import Gaze, Size, times
+from torchstone.models.image.transnext.gaze import Gaze, RelativePositions, Size, times
 from torchstone.models.image.transnext.initialization import linear
 
 HIDDEN = 512
@@ -25,7 +25,7 @@ class PositionBias(nn.Module):
 
     Shape:
         (H, W) of a map -> (1, heads, H * W, P + spare): P pooled cells *from the last to the first*
-        (:meth:`RelativePositions.spread`), then ``spare`` columns of zeros for keys that are no cells.
+        (as :meth:`RelativePositions.spread` has them), then ``spare`` columns of zeros for keys that are no cells.
     """
 
     def __init__(self, gaze: Gaze) -> None:
@@ -33,15 +33,13 @@ class PositionBias(nn.Module):
         self.gaze = gaze
 
     def forward(self, size: Size, spare: int = 0, dtype: torch.dtype | None = None) -> Float[Tensor, "1 h n keys"]:
-        trained = self.gaze.trained
-        if self.gaze.positions == "extrapolate" or size == trained:
-            return _laid_out(self.gaze.offsets(size).spread(self.values(size)), spare, dtype)
-        return _laid_out(
-            _resized(self.gaze.offsets(trained).spread(self.values(trained)), self.gaze, size), spare, dtype
-        )
+        own = self.gaze.positions == "extrapolate" or size == self.gaze.trained
+        offsets = self.gaze.offsets(size if own else self.gaze.trained)
+        pairs = offsets.spread(self.values(offsets))
+        return _laid_out(pairs if own else _resized(pairs, self.gaze.pooled(size), size), spare, dtype)
 
-    def values(self, size: Size) -> Float[Tensor, "heads u v"]:
-        """The bias of every offset in the table of a map of this size."""
+    def values(self, offsets: RelativePositions) -> Float[Tensor, "heads u v"]:
+        """The bias of every offset in the table."""
         raise NotImplementedError
 
 
@@ -61,9 +59,8 @@ class ContinuousPositionBias(PositionBias):
         self.fc1 = linear(2, HIDDEN)
         self.fc2 = linear(HIDDEN, heads)
 
-    def values(self, size: Size) -> Float[Tensor, "heads u v"]:
-        hidden = F.relu(self.fc1(self.gaze.offsets(size).table), inplace=True)
-        return self.fc2(hidden).permute(2, 0, 1).contiguous()
+    def values(self, offsets: RelativePositions) -> Float[Tensor, "heads u v"]:
+        return self.fc2(F.relu(self.fc1(offsets.table), inplace=True)).permute(2, 0, 1).contiguous()
 
 
 class FixedPositionBias(PositionBias):
@@ -73,14 +70,17 @@ class FixedPositionBias(PositionBias):
 
     def __init__(self, position: ContinuousPositionBias) -> None:
         super().__init__(position.gaze)
-        self.register_buffer("table", position.values(self.gaze.trained).detach())
+        self.register_buffer("table", position.values(self.gaze.offsets(self.gaze.trained)).detach())
 
-    def values(self, size: Size) -> Float[Tensor, "heads u v"]:
-        if size != self.gaze.trained:
+    def forward(self, size: Size, spare: int = 0, dtype: torch.dtype | None = None) -> Float[Tensor, "1 h n keys"]:
+        if self.gaze.positions == "extrapolate" and size != self.gaze.trained:
             raise ShapeError(
                 f"the fused network has the positions of maps of {times(self.gaze.trained)}, got {times(size)}: give "
                 "images of the size that it was built for, or do not fuse it"
             )
+        return super().forward(size, spare, dtype)
+
+    def values(self, offsets: RelativePositions) -> Float[Tensor, "heads u v"]:
         return self.table
 
 
@@ -94,9 +94,9 @@ def _laid_out(pairs: Float[Tensor, "heads qh qw kh kw"], spare: int, dtype: torc
     return bias
 
 
-def _resized(pairs: Float[Tensor, "heads qh qw kh kw"], gaze: Gaze, size: Size) -> Tensor:
-    """The bias of the trained map for a map of another size: bilinear over keys and over queries."""
-    pixels, keys = pairs.shape[1:3], gaze.pooled(size)
+def _resized(pairs: Float[Tensor, "heads qh qw kh kw"], keys: Size, size: Size) -> Tensor:
+    """The bias of one map's pairs for a map of another size: bilinear over keys and over queries."""
+    pixels = pairs.shape[1:3]
     bias = F.interpolate(pairs.flatten(1, 2), size=keys, mode="bilinear")  # (heads, Qh * Qw, Kh', Kw')
     bias = bias.flatten(2).transpose(1, 2).unflatten(2, pixels)
     bias = F.interpolate(bias, size=size, mode="bilinear")  # (heads, Kh' * Kw', Qh', Qw')
