@@ -492,5 +492,9 @@ def test_other_refusals():
         create_model("swl_mini")(torch.ones(2, 1), torch.tensor([[0, 1], [1, 0]]), edge_attr=torch.ones(2, 1))
     with pytest.raises(ShapeError, match="too large for exact colours"):
         pair_colours(*edges_of(nx.empty_graph(200)), schemes=("fwl",))
+    with pytest.raises(ShapeError, match=r"edge_index \(2, E\)"):
+        distinguishes("SSWL", (torch.zeros(3, 2, dtype=torch.int64), 3), edges_of(PAIR[0]))
+    with pytest.raises(ShapeError, match="the graph has 0 to 2"):
+        distinguishes("SSWL", (edges_of(nx.path_graph(4))[0], 3), edges_of(PAIR[0]))
     with pytest.raises(CallError, match="none were released"):
         create_model("gnn_sswl_zinc", pretrained=True)
