@@ -75,7 +75,7 @@ def pair_colours(
         UnknownName: no such scheme.
 
     Source:
-        Section 3 (definition of SWL), section 5 (localised Folklore WL).
+        The paper's definitions of SWL and of localised Folklore WL.
     """
     check_graph(torch.empty(num_nodes, 1, device=edge_index.device), edge_index, 1)
     check_batch(edge_index, num_nodes, batch)
