@@ -84,14 +84,13 @@ def test_a_scheme_is_its_sum_for_every_graph_of_a_batch(scheme):
 
 def test_gradients_of_sums_go_back_along_their_transpose():
     edges, nodes, batch = batch_of(*PAIR)
-    for scheme in SCHEMES[1:]:
+    for scheme in SCHEMES:
         pairs = Pairs(edges, nodes, batch)
-        for step in pairs.sums(scheme):
-            dense = step.matrix(torch.float64).to_dense()
-            weight = torch.randn(dense.shape[0], 3, dtype=torch.float64)
-            given = torch.randn(dense.shape[1], 3, dtype=torch.float64, requires_grad=True)
-            (step(given) * weight).sum().backward()
-            torch.testing.assert_close(given.grad, dense.T @ weight, rtol=1e-12, atol=1e-12)
+        matrix = aggregate(torch.eye(74, dtype=torch.float64), pairs, scheme)
+        x = torch.randn(74, 3, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(74, 3, dtype=torch.float64)
+        (aggregate(x, pairs, scheme) * weight).sum().backward()
+        torch.testing.assert_close(x.grad, matrix.T @ weight)
 
 
 def test_distances_are_shortest_paths_cut_off():
@@ -311,7 +310,7 @@ def test_the_hierarchy_holds_on_connected_graphs_of_six_nodes():
 
 
 def test_marking_is_as_strong_as_the_other_policies():
-    """Proposition 4.2, on connected graphs of six nodes: what other policies see, marking sees."""
+    """On connected graphs of six nodes: what other policies see, marking sees."""
     graphs = [g for g in nx.graph_atlas_g() if g.number_of_nodes() == 6 and nx.is_connected(g)][::4]
     edges, nodes, batch = batch_of(*graphs)
     for test in ("SWL(VS)", "SSWL"):
@@ -492,5 +491,9 @@ def test_other_refusals():
         create_model("swl_mini")(torch.ones(2, 1), torch.tensor([[0, 1], [1, 0]]), edge_attr=torch.ones(2, 1))
     with pytest.raises(ShapeError, match="too large for exact colours"):
         pair_colours(*edges_of(nx.empty_graph(200)), schemes=("fwl",))
+    with pytest.raises(ShapeError, match=r"edge_index \(2, E\)"):
+        distinguishes("SSWL", (torch.zeros(3, 2, dtype=torch.int64), 3), edges_of(PAIR[0]))
+    with pytest.raises(ShapeError, match="the graph has 0 to 2"):
+        distinguishes("SSWL", (edges_of(nx.path_graph(4))[0], 3), edges_of(PAIR[0]))
     with pytest.raises(CallError, match="none were released"):
         create_model("gnn_sswl_zinc", pretrained=True)

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from torchstone.errors import ShapeError, unknown_name
+from torchstone.layers.adjacency import check_graph
 from torchstone.models.graph.swl.pairs import SCHEMES, Pairs, apply_policy, check_batch
 
 LARGEST = 4_000_000
@@ -74,8 +75,9 @@ def pair_colours(
         UnknownName: no such scheme.
 
     Source:
-        Section 3 (definition of SWL), section 5 (localised Folklore WL).
+        The paper's definitions of SWL and of localised Folklore WL.
     """
+    check_graph(torch.empty(num_nodes, 1, device=edge_index.device), edge_index, 1)
     check_batch(edge_index, num_nodes, batch)
     for scheme in schemes:
         if scheme not in (*SCHEMES, "fwl", "lfwl"):
@@ -144,7 +146,13 @@ def distinguishes(
         test: one of :data:`TESTS`.
         one, other: ``(edge_index, num_nodes)``.
         policy: see :func:`apply_policy`.
+
+    Raises:
+        ShapeError: edges that are none of their graph.
+        UnknownName: no such test.
     """
+    for edge_index, size in (one, other):
+        check_graph(torch.empty(size, 1), edge_index, 1)
     nodes = one[1] + other[1]
     batch = (torch.arange(nodes) >= one[1]).long()
     edges = torch.cat([one[0], other[0] + one[1]], 1)

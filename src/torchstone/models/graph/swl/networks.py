@@ -137,7 +137,7 @@ class AggregationLayer(nn.Module):
         UnknownName: no such scheme.
 
     Source:
-        Section 3, equation 2, with the layers of the paper's experiments.
+        The paper's general layer, as its experiments have it.
     """
 
     def __init__(self, schemes: Sequence[str], channels: int, edge_types: Sequence[int] = (), own: bool = True) -> None:

@@ -54,71 +54,65 @@ class PairSum(Once):
 
     def __call__(self, x: Float[Tensor, "p c"]) -> Float[Tensor, "q c"]:
         """(columns, C) to (rows, C)."""
-        if _captured():
-            return self._by_messages(x)
-        return _Sum.apply(x, self)
+        return self._by_messages(x, False) if _captured() else _Sum.apply(x, self, False)
 
-    def compute(self, x: Float[Tensor, "p c"]) -> Float[Tensor, "q c"]:
-        """The same without a gradient: rows are picked, or summed by a sparse matrix, whichever is called for."""
-        if self.target is None and self.weight is None:
-            return x if self.source is None else x.index_select(0, self.source)
+    def back(self, x: Float[Tensor, "q c"]) -> Float[Tensor, "p c"]:
+        """The transposed sum: (rows, C) to (columns, C)."""
+        return self._by_messages(x, True) if _captured() else _Sum.apply(x, self, True)
+
+    def compute(self, x: Tensor, back: bool) -> Tensor:
+        """Either of the two without a gradient: rows are picked, or summed by a sparse matrix, as the case may be."""
+        target, source, _, _ = self._ends(back)
+        if target is None and self.weight is None:
+            return x if source is None else x.index_select(0, source)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32  # sparse products know no other precision
-        return torch.sparse.mm(self.matrix(dtype), x.to(dtype)).to(x.dtype)
+        matrix = self.once(f"{dtype} {back}", lambda: self._compress(dtype, back))
+        return torch.sparse.mm(matrix, x.to(dtype)).to(x.dtype)
 
-    @property
-    def transposed(self) -> PairSum:
-        """The sum the other way: from the rows of y to those of x."""
-        return self.once("transposed", self._transpose)
+    def _ends(self, back: bool) -> tuple[Tensor | None, Tensor | None, int, int]:
+        if back:
+            return self.source, self.target, self.columns, self.rows
+        return self.target, self.source, self.rows, self.columns
 
-    def matrix(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "q p"]:
-        """In compressed rows."""
-        return self.once(f"matrix {dtype}", lambda: self._compress(dtype))
-
-    def _by_messages(self, x: Tensor) -> Tensor:
-        summands = x if self.source is None else x[self.source]
+    def _by_messages(self, x: Tensor, back: bool) -> Tensor:
+        target, source, rows, _ = self._ends(back)
+        summands = x if source is None else x[source]
         if self.weight is not None:
             summands = summands * self.weight[:, None].to(x.dtype)
-        if self.target is None:
-            return summands
-        return x.new_zeros(self.rows, x.shape[1]).index_add(0, self.target, summands)
+        return summands if target is None else x.new_zeros(rows, x.shape[1]).index_add(0, target, summands)
 
-    def _transpose(self) -> PairSum:
-        other = PairSum(self.source, self.target, self.columns, self.rows, self.weight)
-        other.once("transposed", lambda: self)
-        return other
-
-    def _compress(self, dtype: torch.dtype) -> Tensor:
-        given = self.target if self.target is not None else self.source
-        assert given is not None
-        each = torch.arange(len(given), device=given.device)
-        target = each if self.target is None else self.target
-        source = each if self.source is None else self.source
-        order = each if self.target is None else target.argsort(stable=True)
-        ends = torch.bincount(target, minlength=self.rows).cumsum(0)
-        values = torch.ones_like(target, dtype=dtype) if self.weight is None else self.weight[order].to(dtype)
+    def _compress(self, dtype: torch.dtype, back: bool) -> Tensor:
+        """The matrix in compressed rows."""
+        target, source, rows, columns = self._ends(back)
+        given = target if target is not None else source
+        assert given is not None, "neither end is named: nothing to compute"
+        order = each = torch.arange(len(given), device=given.device)
+        if target is None:
+            target = each
+        else:
+            order = target.argsort(stable=True)
+        ends = torch.bincount(target, minlength=rows).cumsum(0)
+        place = order if source is None else source[order]
+        values = torch.ones_like(order, dtype=dtype) if self.weight is None else self.weight[order].to(dtype)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
             return torch.sparse_csr_tensor(
-                torch.cat([ends.new_zeros(1), ends]),
-                source[order],
-                values,
-                (self.rows, self.columns),
-                check_invariants=False,
+                torch.cat([ends.new_zeros(1), ends]), place, values, (rows, columns), check_invariants=False
             )
 
 
 class _Sum(torch.autograd.Function):
-    """A :class:`PairSum` whose gradient is the transposed one."""
+    """A :class:`PairSum`, either way; the gradient goes the other way."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, pair_sum: PairSum) -> Tensor:
-        ctx.pair_sum = pair_sum
-        return pair_sum.compute(x)
+    def forward(ctx: Any, x: Tensor, pair_sum: PairSum, back: bool) -> Tensor:
+        ctx.pair_sum, ctx.back = pair_sum, back
+        return pair_sum.compute(x, back)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.pair_sum.transposed.compute(gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.pair_sum.compute(gradient, not ctx.back), None, None
 
 
 class Pairs(Once):
@@ -208,15 +202,15 @@ class Pairs(Once):
             return self.row(self.beside, one), self.row(self.beside, other)
         return self.row(one, self.beside), self.row(other, self.beside)
 
-    def sums(self, scheme: str) -> tuple[PairSum, ...]:
-        """The matrices whose product, the last one first, is a scheme's sum over pairs; made once.
+    def sums(self, scheme: str) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """The steps, the first one first, that make up a scheme's sum over pairs; made once.
 
         Raises:
             UnknownName: no such scheme.
         """
         return self.once(f"sums {scheme}", lambda: self._make(scheme))
 
-    def _make(self, scheme: str) -> tuple[PairSum, ...]:
+    def _make(self, scheme: str) -> tuple[Callable[[Tensor], Tensor], ...]:
         count = self.count
         if scheme == "uv":
             return ()
@@ -226,7 +220,7 @@ class Pairs(Once):
         if scheme in ("uG", "vG"):
             kept = self.root if scheme == "uG" else self.node
             inward = PairSum(kept, None, self.num_nodes, count)
-            return (inward.transposed, inward)
+            return (inward, inward.back)
         if scheme in ("uL", "vL"):
             target, source = self.ends(scheme)
             return (PairSum(target, source, count, count, self._edge_weight(target, source)),)
@@ -296,9 +290,9 @@ def aggregate(x: Float[Tensor, "p c"], pairs: Pairs, scheme: str) -> Float[Tenso
         UnknownName: no such scheme.
 
     Source:
-        Section 3, definition of the aggregation schemes.
+        The paper's definition of the atomic aggregations.
     """
-    for step in reversed(pairs.sums(scheme)):
+    for step in pairs.sums(scheme):
         x = step(x)
     return x
 
@@ -344,7 +338,7 @@ def apply_policy(
         UnknownName: no such policy.
 
     Source:
-        Section 3; marking is as strong as any of them (proposition 4.2).
+        The paper's node-based policies; it shows that marking is as strong as any of them.
     """
     none = torch.zeros_like(pairs.root)
     marks = (pairs.root != pairs.node).long()
