@@ -61,7 +61,10 @@ def compare(
     val_fraction: Annotated[float, _data("Part of the training images for such a validation split.")] = 0.1,
     test_fraction: Annotated[float, _data("Part of the images for such a test split.")] = 0.2,
     workers: Annotated[int, _data("Loader processes; changes no result.")] = 0,
-    split: Annotated[str, _data("Of a graph's nodes: public, fixed:K, per-class, per-class-30 or random; of graphs: public, fold:K or random.")] = "auto",
+    split: Annotated[
+        str,
+        _data("Of nodes: public, fixed:K, per-class, per-class-30 or random; of graphs: public, fold:K or random."),
+    ] = "auto",
     task: Annotated[str, _data("What the data are for; by default what they are.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the report's path alone.")] = False,
 ) -> None:
