@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,9 +53,9 @@ def hold_out(opened: GraphSplit, share: float = 0.2, seed: int = 0) -> tuple[Gra
     )
 
 
-def _without(graph: object, nodes: torch.Tensor) -> object:
+def _without(graph: Any, nodes: torch.Tensor) -> Any:
     """The graph that is left when nodes (N,) and their edges are gone; masks and rows are cut alike."""
-    data: object = extra("torch_geometric.data", "graph").Data
+    data = extra("torch_geometric.data", "graph").Data
     subgraph = extra("torch_geometric.utils", "graph").subgraph
     edge_index, _ = subgraph(~nodes, graph.edge_index, relabel_nodes=True, num_nodes=graph.num_nodes)
     rows = {name: value[~nodes] for name, value in graph.to_dict().items() if name != "edge_index"}

@@ -186,6 +186,7 @@ class VQGraph(Method):
         CallError: a network or teacher that is none, an unknown token loss, a weight or temperature out of range.
     """
 
+    network: VQGraphMLP
     soft_labels: Tensor
     token_scores: Tensor
     codebook: Tensor

@@ -142,7 +142,7 @@ def _build(cls: type[nn.Module], pretrained: bool, **kwargs: Any) -> nn.Module:
     return build_plain_model(cls, pretrained, convert=_either_layout, **kwargs)
 
 
-def _either_layout(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+def _either_layout(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return state if state.keys() == model.state_dict().keys() else convert_official(state, model)
 
 

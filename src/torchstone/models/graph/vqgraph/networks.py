@@ -311,6 +311,7 @@ class VQGraphMLP(nn.Module):
                 f"{x.dtype}"
             )
         for index, layer in enumerate(list(self.layers)[:-1]):
+            assert isinstance(layer, nn.Linear)
             x = sparse_linear(x, layer.weight, layer.bias) if is_sparse(x) else layer(x)
             if self.norms:
                 x = self.norms[index](x)
