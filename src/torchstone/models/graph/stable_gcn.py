@@ -65,9 +65,14 @@ def jaccard_index(x: Float[Tensor, "n f"], edge_index: Int[Tensor, "2 e"]) -> Fl
     Returns:
         (E,) of float64.
     """
-    counts, shared = _shared_of_rows(x, edge_index) if is_sparse(x) else _shared_of_dense(x, edge_index)
-    union = counts[edge_index[0]] + counts[edge_index[1]] - shared
+    shared, union = _shared_and_union(x, edge_index)
     return shared.double() / union.double()
+
+
+def _shared_and_union(x: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+    """How many features both ends of each edge have, and how many either has, (E,)."""
+    counts, shared = _shared_of_rows(x, edge_index) if is_sparse(x) else _shared_of_dense(x, edge_index)
+    return shared, counts[edge_index[0]] + counts[edge_index[1]] - shared
 
 
 def _shared_of_dense(x: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +134,8 @@ def prune_jaccard(x: Float[Tensor, "n f"], edge_index: Int[Tensor, "2 e"], thres
     Source:
         Wu et al., Adversarial Examples on Graph Data: Deep Insights into Attack and Defense, IJCAI 2019.
     """
-    return ~(jaccard_index(x, edge_index) < threshold)
+    shared, union = _shared_and_union(x, edge_index)
+    return (shared.double() / union.clamp(min=1).double() >= threshold) | (union == 0)
 
 
 def prune_cosine(
@@ -140,7 +146,7 @@ def prune_cosine(
     Returns:
         (E,).
     """
-    return ~(cosine_of_edges(embedding, edge_index) <= threshold)
+    return cosine_of_edges(embedding, edge_index) > threshold
 
 
 def _in_blocks(compute: Callable[[slice], Tensor], count: int, size: int) -> Tensor:
