@@ -315,19 +315,17 @@ class InfoMGF(Method):
         """The terms of L for every node, (N,)."""
         with torch.no_grad():
             augmented = list(self.augmented_graphs().values())
-        specific = [head(self.embeddings(graph)) for head, graph in self._with(self.projectors.specific)]
+        refined, heads = self.refined_graphs().values(), self.projectors
+        specific = [head(self.embeddings(graph)) for head, graph in zip(heads.specific, refined, strict=True)]
         fused = self.embeddings()
         unique = [
             self._bound(one, head(self.embeddings(graph)))
-            for one, head, graph in zip(specific, self.projectors.augmented, augmented, strict=True)
+            for one, head, graph in zip(specific, heads.augmented, augmented, strict=True)
         ]
-        tied = [self._bound(head(fused), one) for head, one in zip(self.projectors.fused, specific, strict=True)]
+        tied = [self._bound(head(fused), one) for head, one in zip(heads.fused, specific, strict=True)]
         shared = [self._bound(one, other) for one, other in combinations(specific, 2)]
         means = [torch.stack(terms).mean(0) for terms in (tied, shared, unique)]
         return torch.stack(means).sum(0)
-
-    def _with(self, heads: nn.ModuleList) -> Any:
-        return zip(heads, self.refined_graphs().values(), strict=True)
 
     def _bound(self, a: Tensor, b: Tensor) -> Tensor:
         """The lower bound of every node, (N,), contrasted with all others or in random batches of them."""
