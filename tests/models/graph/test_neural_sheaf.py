@@ -390,7 +390,7 @@ def test_general_maps_compile_whole_with_their_own_gradient():
 
 def test_continuous_networks_of_even_steps_are_exported_and_the_others_say_why_not():
     x = torch.randn(N, F_IN)
-    even = network(ContinuousSheafDiffusion, method="euler")
+    even = network(ContinuousSheafDiffusion, maps="diagonal", method="euler")
     torch.testing.assert_close(torch.export.export(even, (x, EDGES)).module()(x, EDGES), even(x, EDGES))
     with pytest.raises(Exception, match=r"dopri5 chooses its steps .* one of euler, midpoint, rk4"):
         torch.export.export(network(ContinuousSheafDiffusion), (x, EDGES))
