@@ -38,7 +38,7 @@ def fetch_acm(folder: Path) -> dict[str, np.ndarray]:
     place = folder / "acm-heco"
     for file in FILES:
         if not (place / file).is_file():
-            extra("torch_geometric.data", "graph").download_url(f"{ADDRESS}/{file}", str(place))
+            extra("torch_geometric.data", "graph").download_url(f"{ADDRESS}/{file}", str(place), log=False)
     return read_multiplex(place)
 
 
