@@ -162,6 +162,8 @@ def results(runs: dict[str, dict[str, Any]], epochs: int) -> dict[str, Any]:
     for graph in GRAPHS:
         for network in NETWORKS:
             own = [run for key, run in runs.items() if key.startswith(f"{graph}-{network}-")]
+            if not own:
+                continue
             table[f"{graph}, {network}"] = {
                 "dense": summary([run["dense"] for run in own]),
                 "graph_sparsity": {
@@ -231,6 +233,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--runs", type=Path, default=Path("runs/claim_teddy"))
+    parser.add_argument("--first", type=int, help="only that many of all networks, graphs and seeds, in their order")
     parser.add_argument("--at-most", type=int, help="train that many networks that are missing, then stop")
     given = parser.parse_args()
     if given.seeds < 1:
@@ -240,19 +243,19 @@ def main() -> None:
         graphs = {name: Graph(given.data / name / f"{name}.npz", given.epochs) for name in GRAPHS}
         given.runs.mkdir(parents=True, exist_ok=True)
         runs = {}
-        for seed in range(given.seeds):
-            for name, graph in graphs.items():
-                for network in NETWORKS:
-                    key = f"{name}-{network}-{seed}-{given.epochs}"
-                    kept = given.runs / f"{key}.json"
-                    if not kept.is_file():
-                        if given.at_most == 0:
-                            return
-                        given.at_most = given.at_most and given.at_most - 1
-                        write_json(kept, one(graph, network, seed))
-                    runs[key] = read_json(kept)
-                    print(key, runs[key], flush=True)
+        planned = [(seed, name, network) for seed in range(given.seeds) for name in GRAPHS for network in NETWORKS]
+        for seed, name, network in planned[: given.first]:
+            key = f"{name}-{network}-{seed}-{given.epochs}"
+            kept = given.runs / f"{key}.json"
+            if not kept.is_file():
+                if given.at_most == 0:
+                    return
+                given.at_most = given.at_most and given.at_most - 1
+                write_json(kept, one(graphs[name], network, seed))
+            runs[key] = read_json(kept)
+            print(key, runs[key], flush=True)
         command = f"python benchmarks/claim_teddy.py --data FOLDER --seeds {given.seeds} --epochs {given.epochs}"
+        command += f" --first {given.first}" if given.first else ""
         write_result(RESULT, command=command, seeds=range(given.seeds), results=results(runs, given.epochs))
     draw_figure(read_json(RESULT)["results"])
 
