@@ -568,8 +568,13 @@ class GCNJaccard(nn.Module):
         super().__init__()
         _check_range("jaccard", jaccard, 0, 1)
         self.in_channels, self.out_channels, self.jaccard = in_channels, out_channels, jaccard
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "hidden_channels": hidden_channels}
-        self.classifier = build_peer("gcn", **sizes, dropout=dropout)
+        self.classifier = build_peer(
+            "gcn",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            hidden_channels=hidden_channels,
+            dropout=dropout,
+        )
 
     @torch.no_grad()
     def precompute(
