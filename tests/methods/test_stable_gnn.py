@@ -360,7 +360,7 @@ def test_exported_with_other_sizes(exported):
 
 
 def test_onnx_answers_alike(exported, warm_onnx, tmp_path):
-    """On graphs whose nodes share a feature: where all similarities are zero, which nodes are closest is anyone's call."""
+    """On graphs whose nodes share a feature: where all similarities are zero, no node is the closest."""
     model, program = exported
     graphs = [binary_graph(), binary_graph(60, 200, seed=1)]
     for x, _ in graphs:
