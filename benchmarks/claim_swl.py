@@ -206,7 +206,7 @@ def picture(kind: str, epochs: int, errors: dict[str, dict[str, list[float]]]) -
             for stage, column in zip(STAGES, columns, strict=True)
         ]
     title, top = f"Counting in random graphs: {kind}", max(point.mean for line in lines.values() for point in line)
-    draw(FIGURE, lines, title=title, x="epochs", y="test error / spread of counts", top=round(top * 1.15, 2))
+    draw(FIGURE, lines, title=title, x="epochs", y="test error / spread of counts", top=-(-top // 0.5) / 2)
 
 
 def main() -> None:
