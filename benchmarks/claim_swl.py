@@ -6,8 +6,9 @@ First the tests themselves, which no training blurs: pairs of graphs (Furer grap
 six classes differ, and pairs of strongly regular graphs, which no test up to 2-FWL tells apart (two of 16 nodes; FOLDER
 may hold more as ``*.g6``). Then networks of four classes learn to count substructures of random graphs: equal width,
 depth, labels by distance alone and protocol (Adam at 0.002, cosine, L1 loss, batches of 32; three fifths of the graphs
-to train, a fifth for the test, as the last epoch gives it). The claim holds when all classes differ on some pair in the
-order of the hierarchy and the error falls from SWL(VS) over PSWL(VS) and GNN-SSWL to GNN-SSWL+.
+to train, a fifth for the test, as the last epoch gives it). The claim holds when every step of the hierarchy shows on
+some pair and the error falls from SWL(VS) over PSWL(VS) and GNN-SSWL to GNN-SSWL+; it does not hold when a pair is
+against the order or SWL(VS) does not count worst; otherwise it holds partly.
 
 The result is written after every run, and says how many there are; the same command goes on where it stopped.
 """
@@ -168,6 +169,7 @@ def verdict(kind: str, tests: dict[str, Any], errors: dict[str, dict[str, list[f
     means = {name: statistics.mean(values) for name, values in last.items() if values}
     ordered = [means[name] for name in NETWORKS if name in means]
     falls = len(ordered) == len(NETWORKS) and all(one > other for one, other in pairwise(ordered))
+    worst = len(ordered) == len(NETWORKS) and ordered[0] == max(ordered)
     apart = tests["never_against_the_order"] and all(tests["strict"].values())
     apart = apart and tests["strongly_regular_pairs_told_apart"] == 0
     return {
@@ -182,7 +184,8 @@ def verdict(kind: str, tests: dict[str, Any], errors: dict[str, dict[str, list[f
         },
         "tests_separate_as_the_hierarchy_says": apart,
         "error_falls_along_the_hierarchy": falls,
-        "holds": "yes" if falls and apart else "partly" if falls or apart else "no",
+        "weakest_class_counts_worst": worst,
+        "holds": "yes" if falls and apart else "partly" if worst and tests["never_against_the_order"] else "no",
     }
 
 
@@ -203,7 +206,7 @@ def picture(kind: str, epochs: int, errors: dict[str, dict[str, list[float]]]) -
             for stage, column in zip(STAGES, columns, strict=True)
         ]
     title, top = f"Counting in random graphs: {kind}", max(point.mean for line in lines.values() for point in line)
-    draw(FIGURE, lines, title=title, x="epochs", y="test error / spread of counts", top=round(top * 1.15, 2))
+    draw(FIGURE, lines, title=title, x="epochs", y="test error / spread of counts", top=-(-top // 0.5) / 2)
 
 
 def main() -> None:

@@ -67,7 +67,8 @@ class PairSum(Once):
             return x if source is None else x.index_select(0, source)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32  # sparse products know no other precision
         matrix = self.once(f"{dtype} {back}", lambda: self._compress(dtype, back))
-        return torch.sparse.mm(matrix, x.to(dtype)).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.sparse.mm(matrix, x.to(dtype)).to(x.dtype)
 
     def _ends(self, back: bool) -> tuple[Tensor | None, Tensor | None, int, int]:
         if back:
