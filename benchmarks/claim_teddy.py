@@ -222,8 +222,8 @@ def draw_figure(found: dict[str, Any]) -> None:
         title="Accuracy of networks on trimmed graphs, less that of the dense ones",
         x="edges kept, %",
         y="test accuracy, points",
-        top=5.0,
-        bottom=-20.0,
+        top=2.0,
+        bottom=-8.0,
     )
 
 

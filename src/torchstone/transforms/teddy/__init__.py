@@ -228,7 +228,7 @@ class _Loss:
     """The same for ``finetune``, on the whole graph, whatever device the network is trained on."""
 
     def __init__(self, graph: tuple[Tensor, Tensor], labels: Tensor, logits: Tensor, distill: float) -> None:
-        self.tensors = (*graph, labels, labels >= 0, logits)
+        self.tensors: tuple[Tensor, ...] = (*graph, labels, labels >= 0, logits)
         self.distill = distill
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
