@@ -144,7 +144,7 @@ def test_it_composes_with_every_transform(results, domain, tmp_path):
 def test_unknown_options_get_the_nearest(card):
     for option in options_of(card.key):
         with pytest.raises(UnknownName, match=f"unknown option of {card.key}.*did you mean.*{option}"):
-            apply(card.key, torch.nn.Identity(), images(), options={f"{option}x": 1})
+            apply(card.key, torch.nn.Identity(), domain_of(card).inputs(0), options={f"{option}x": 1})
 
 
 def test_a_plan_of_another_network_is_refused(one):
