@@ -382,10 +382,21 @@ def test_recipes_build_what_the_authors_train(name):
     encoder = create_model(recipe.model.name, in_channels=30, **recipe.model.args)
     method = build(encoder, **recipe.method.args)
     assert encoder.out_channels in (32, 64)
-    assert (method.augmenter is None) == (name == "acm_ra")
+    assert (method.augmenter is None) == (name in ("acm_ra", "mag"))
 
 
 # --- protocols
+
+
+def test_protocols_refuse_what_they_cannot_score():
+    x, y = torch.rand(12, 3), torch.arange(12) % 3
+    mask = torch.ones(12, dtype=torch.bool)
+    with pytest.raises(CallError, match="epochs must be at least 1"):
+        classify(None, x, y, mask, mask, mask, epochs=0)
+    with pytest.raises(ShapeError, match="has no label"):
+        classify(None, x, y.masked_fill(y == 0, -1), mask, mask, mask)
+    with pytest.raises(ShapeError, match="no node has a label"):
+        cluster(x, torch.full((12,), -1), seeds=[0])
 
 
 def test_clusters_of_separate_classes_are_found_and_noise_is_not():

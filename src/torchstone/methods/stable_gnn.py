@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from torchstone.data.graphs import check_undirected
 from torchstone.errors import CallError
-from torchstone.layers.adjacency import compressed, is_sparse
+from torchstone.layers.adjacency import check_graph, compressed, is_sparse
 from torchstone.methods.method import Method
 from torchstone.models.graph.stable_gcn import (
     Discriminator,
@@ -154,9 +154,11 @@ class StableGNN(Method):
 
         Raises:
             DataError: the graph is directed.
+            ShapeError: the network was built for other features.
         """
         x, edge_index = data.graph.x, data.graph.edge_index
         nodes = len(x)
+        check_graph(x, edge_index, self.network.in_channels)
         check_undirected(edge_index, nodes)
         if x.count_nonzero() < SPARSE_BELOW * x.numel():
             x = x.to_sparse()  # coordinates: compressed rows cannot be copied
@@ -182,6 +184,8 @@ class StableGNN(Method):
 
     def logits(self) -> Tensor:
         """Of true and of shuffled nodes, (2, N); the permutation is drawn from the global generator."""
+        if not hasattr(self, "x"):
+            raise CallError("the method has seen no graph yet: call prepare(data)")
         permutation = torch.randperm(self.x.shape[0], device=self.x.device)
         views = [self.graph(f"view{index}") for index in range(self.views)]
         return contrast_logits(

@@ -293,6 +293,7 @@ class InfoMGF(Method):
 
     def embeddings(self, graph: WeightedGraph | None = None) -> Float[Tensor, "n c"]:
         """The encoder's embeddings of length one, (N, out_channels), on a graph; the fused one when not given."""
+        self._check_observed()
         graph = self.fused_graph() if graph is None else graph
         return F.normalize(self.network.encode(self.x, graph.propagate))
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchstone.errors import ShapeError
+from torchstone.errors import CallError, ShapeError
 from torchstone.methods.infomgf.graphs import WeightedGraph
 from torchstone.methods.infomgf.networks import GraphClassifier
 
@@ -60,6 +60,8 @@ def cluster(embeddings: Float[Tensor, "n c"], y: Int[Tensor, " n"], seeds: Seque
     rows = F.normalize(embeddings.detach().float()).cpu().numpy()
     labels = y.cpu().numpy()
     known = labels >= 0
+    if not known.any():
+        raise ShapeError("no node has a label (all are -1): there is nothing to compare clusters with")
     labels = np.unique(labels[known], return_inverse=True)[1]
     classes = labels.max() + 1
     values: dict[str, list[float]] = {"nmi": [], "ari": [], "accuracy": [], "f1": []}
@@ -112,12 +114,18 @@ def classify(
         ``accuracy``, which is the micro F1 as well, and ``macro_f1`` on the nodes of ``test``.
 
     Raises:
-        ShapeError: not a label or a mask a node.
+        ShapeError: not a label or a mask a node, or a node in a mask has no label.
+        CallError: no epoch, no look or no patience.
     """
     from sklearn.metrics import f1_score
 
     _check_labels(x, y)
+    for name, count in (("epochs", epochs), ("check_every", check_every), ("patience", patience)):
+        if count < 1:
+            raise CallError(f"{name} must be at least 1, got {count}")
     for mask in (train, val, test):
+        if mask.shape == y.shape and mask.dtype == torch.bool and (y[mask] < 0).any():
+            raise ShapeError("a node in a mask has no label (-1); leave it out of the masks")
         if mask.shape != y.shape or mask.dtype != torch.bool or not mask.any():
             raise ShapeError(f"expected masks (N,) = {tuple(y.shape)} that hold a node, got {tuple(mask.shape)}")
     graph = graph.detach()
@@ -132,7 +140,7 @@ def classify(
             }
             network = GraphClassifier(x.shape[1], int(y.max()) + 1, **options).to(x.device)
             optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=weight_decay)
-            best, since, predicted = -1.0, 0, y
+            best, since, predicted = -1.0, 0, torch.full_like(y, -1)
             for epoch in range(1, epochs + 1):
                 optimizer.zero_grad()
                 F.cross_entropy(network.train()(x, graph)[train], y[train]).backward()

@@ -250,10 +250,10 @@ def degree_power_weights(
     weight = torch.cat([edge_weight, edge_weight.new_ones(num_nodes)])
     source, target = edge_index
     power = weight.new_zeros(num_nodes).index_add(0, target, weight).pow(alpha)
-    weight = power[target] * weight * power[source]
-    if alpha != -0.5:
-        weight = weight / weight.new_zeros(num_nodes).index_add(0, target, weight)[target]
-    return edge_index, weight
+    weight = weight * power[source]
+    if alpha == -0.5:
+        return edge_index, power[target] * weight
+    return edge_index, weight / weight.new_zeros(num_nodes).index_add(0, target, weight)[target]  # d_i^alpha cancels
 
 
 # Encoder, and what it is trained with ---------------------------------------------------------------------------------
@@ -457,6 +457,7 @@ class StableGCN(nn.Module):
         _check_range("cosine", cosine, -1, 1)
         _check_range("neighbours", neighbours, 0, math.inf)
         _check_range("degree", degree, 0, math.inf)
+        _check_range("alpha", alpha, -5, 5)
         _check_range("beta", beta, 0, math.inf)
         _check_range("dropout", dropout, 0, 1)
         self.in_channels, self.out_channels = in_channels, out_channels
