@@ -174,6 +174,36 @@ def test_targets_that_the_authors_released_are_read(data, teacher, tmp_path):
     assert torch.equal(other.loss(data.graph.train_mask), taught.loss(data.graph.train_mask))
 
 
+def test_damaged_released_files_are_refused_in_words(data, teacher, tmp_path):
+    taught, file = method(data, teacher), tmp_path / "tea_soft_labels.npz"
+    labels = taught.soft_labels.numpy()
+    np.savez(tmp_path / "tea_soft_token_assignments.npz", taught.token_scores.numpy())
+    np.savez(tmp_path / "codebook_embeddings.npz", taught.codebook.numpy()[None])
+    np.savez(file, labels)
+    whole = file.read_bytes()
+    read_released_targets(tmp_path)
+
+    def single_array():
+        with file.open("wb") as stream:
+            np.save(stream, labels)
+
+    for damage, message in (
+        (lambda: file.write_bytes(b""), "no .npz file with an array arr_0"),
+        (lambda: file.write_bytes(whole[: len(whole) // 2]), "no .npz file with an array arr_0"),
+        (lambda: file.write_bytes(b"no array"), "no .npz file with an array arr_0"),
+        (lambda: np.savez(file, other=labels), "no .npz file with an array arr_0"),
+        (single_array, "a single array"),
+        (lambda: np.savez(file, np.stack([labels, labels])), r"a matrix of numbers, got \(2, 90, 3\)"),
+        (lambda: np.savez(file, labels[0]), r"a matrix of numbers, got \(3,\)"),
+        (lambda: np.savez(file, labels.astype(str)), "a matrix of numbers, got .* of <U"),
+        (lambda: np.savez(file, np.exp(labels)), "must hold log-probabilities"),
+        (lambda: np.savez(file, labels * np.nan), "must hold log-probabilities"),
+    ):
+        damage()
+        with pytest.raises(CallError, match=message):
+            read_released_targets(tmp_path)
+
+
 def test_outputs_and_inputs_are_those_of_the_masks_nodes(data, teacher):
     found, mask = method(data, teacher), data.graph.val_mask
     scores, targets = found.outputs(mask)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -66,6 +67,9 @@ PROTOCOL = {
 
 SPARSE_BELOW = 0.1
 """The share of nonzero features below which they are kept in compressed rows."""
+
+LOG_PROBABILITIES_SUM_TO_ONE = 1e-3
+"""How far from 0 the logarithm of the sum of a row's released probabilities may be, for rounding."""
 
 _SCORES = {"cosine": cosine_scores, "euclidean": euclidean_scores}
 _TARGETS = ("soft_labels", "token_scores", "codebook")
@@ -354,20 +358,34 @@ def read_released_targets(folder: str | Path) -> dict[str, Tensor]:
         ``soft_labels`` (N, C), ``token_scores`` (N, K) and ``codebook`` (K, F).
 
     Raises:
-        CallError: a file is missing or holds something else.
+        CallError: a file is missing or holds something else; soft labels that are no log-probabilities.
     """
     files = {
         "soft_labels": "tea_soft_labels.npz",
         "token_scores": "tea_soft_token_assignments.npz",
         "codebook": "codebook_embeddings.npz",
     }
-    found = {}
-    for name, file in files.items():
-        path = Path(folder) / file
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                array = archive["arr_0"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CallError(f"{path} is no file with an array arr_0 ({error})") from error
-        found[name] = torch.from_numpy(array.reshape(array.shape[-2:]).astype(np.float32))
+    found = {name: _released_matrix(Path(folder) / file) for name, file in files.items()}
+    total = found["soft_labels"].logsumexp(-1).abs().max().item()
+    if not total < LOG_PROBABILITIES_SUM_TO_ONE:
+        raise CallError(
+            f"{files['soft_labels']} must hold log-probabilities, whose exponentials add up to 1 in every row; "
+            f"here the logarithm of a sum is up to {total:.3g} from 0"
+        )
     return found
+
+
+def _released_matrix(path: Path) -> Tensor:
+    """The array of a released file as a matrix; a leading axis of one, the published codebook's, is taken away."""
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            array = archive["arr_0"] if isinstance(archive, np.lib.npyio.NpzFile) else None
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        raise CallError(f"{path} is no .npz file with an array arr_0 ({error})") from error
+    if array is None:
+        raise CallError(f"{path} is a single array (.npy), not an .npz file with an array arr_0")
+    shape = array.shape[1:] if array.ndim == 3 and len(array) == 1 else array.shape
+    if len(shape) != 2 or 0 in shape or not np.issubdtype(array.dtype, np.number):
+        raise CallError(f"{path} must hold a matrix of numbers, got {array.shape} of {array.dtype}")
+    return torch.from_numpy(array.reshape(shape).astype(np.float32))
