@@ -187,6 +187,22 @@ def test_nodes_of_one_code_say_nothing_of_edges(loss):
     assert torch.equal(q.grad, torch.zeros_like(q))
 
 
+@pytest.mark.parametrize("dense_nodes", [1024, 10])
+def test_rounding_in_training_says_nothing_of_edges_either(dense_nodes, monkeypatch):
+    """One code for all: ``x + (q - x)`` is q but for rounding, which large features make larger than a tolerance."""
+    monkeypatch.setattr(networks, "DENSE_NODES", dense_nodes)
+    x, edge_index = random_graph(200, 300)
+    model = teacher(num_codes=1, node_weight=0.0, edge_weight=1.0, commitment=0.0).train()
+    tokens = model.tokenize(30 * x, edge_index)
+    product = tokens.edges @ tokens.edges.t()
+    if dense_nodes == 1024:
+        assert product.max() - product.min() > 1e-6 * product.abs().max(), "the rows do differ"
+    loss = model.tokenizer_loss(tokens, edge_index)
+    torch.testing.assert_close(loss, dense_adjacency(edge_index, 200).mean().sqrt())
+    loss.backward()
+    assert not model.edge_decoder.weight.grad.any()
+
+
 @pytest.mark.parametrize("loss", [edge_loss_dense, edge_loss])
 def test_a_perfect_reconstruction_has_a_gradient(loss):
     q = torch.eye(4).requires_grad_()  # orthogonal codes, no edges: B = A = I

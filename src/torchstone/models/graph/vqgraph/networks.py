@@ -227,7 +227,7 @@ class VQGraphGCN(nn.Module):
         """What the codes lose of nodes and edges, and the commitment: all of the loss but the labels' part."""
         decoded = tokens.edges.to(tokens.quantized.vectors.dtype)  # not in the lower precision of autocast
         if len(decoded) <= DENSE_NODES:
-            edges = edge_loss_dense(decoded, edge_index)
+            edges = edge_loss_dense(decoded, edge_index, tokens.quantized.codes)
         else:
             edges = edge_loss(decoded, edge_index, tokens.quantized.codes)
         return self.node_loss(tokens) + self.edge_weight * edges + tokens.quantized.commitment
