@@ -441,6 +441,14 @@ def test_a_file_of_either_layout_is_loaded(tmp_path, graph):
         torch.save(state, tmp_path / f"{name}.pt")
         loaded = create_model("vqgraph_gcn", pretrained=tmp_path / f"{name}.pt", **args).eval()
         assert torch.equal(loaded(*graph), model(*graph))
+    sage = {**args, "pretrained": tmp_path / "sage.pt"}
+    torch.save(to_official(model), sage["pretrained"])
+    with pytest.raises(CallError, match="not the mean that vqgraph_sage does"):
+        create_model("vqgraph_sage", **sage)
+    with pytest.raises(CallError, match="not the mean that vqgraph_sage does"):
+        to_official(teacher(VQGraphSAGE))
+    torch.save(teacher(VQGraphSAGE).state_dict(), sage["pretrained"])
+    create_model("vqgraph_sage", **sage)
     with pytest.raises(CallError, match="no layout of a Linear"):
         to_official(torch.nn.Linear(2, 2))
 

@@ -241,7 +241,10 @@ class VQGraphGCN(nn.Module):
 
 
 class VQGraphSAGE(VQGraphGCN):
-    """The teacher with GraphSAGE's convolution: the mean over a node and its neighbours.
+    """The teacher with a convolution of GraphSAGE: the mean over a node and its neighbours, all with one weight matrix.
+
+    It is the aggregator known as ``gcn``, not ``mean``, which has a second matrix for the node itself. The authors'
+    GraphSAGE teacher computes something else, graph convolutions of sampled blocks; its files are not read.
 
     Arguments and errors are those of :class:`VQGraphGCN`.
     """
