@@ -15,6 +15,7 @@ from torchstone.layers.adjacency import compressed
 from torchstone.models.graph.vqgraph import (
     CosineQuantizer,
     EuclideanQuantizer,
+    VectorQuantizer,
     VQGraphGCN,
     VQGraphMLP,
     VQGraphSAGE,
@@ -454,6 +455,11 @@ def test_a_file_of_either_layout_is_loaded(tmp_path, graph):
 
 
 # Wrong calls
+
+
+def test_a_codebook_without_a_measure_is_none():
+    with pytest.raises(TypeError, match="abstract"):
+        VectorQuantizer(3, 4)
 
 
 def test_what_cannot_be_built_is_refused():

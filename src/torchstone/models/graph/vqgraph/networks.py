@@ -75,8 +75,9 @@ def _decode(decoder: nn.Linear, quantized: Quantized) -> Tensor:
     if captured or len(codes) <= DENSE_NODES:
         return decoder(vectors)
     used, members = codes.unique(return_inverse=True)
-    one_of_each = torch.empty_like(used).scatter_(0, members, torch.arange(len(codes), device=codes.device))
-    return _OfEveryNode.apply(vectors, decoder(vectors[one_of_each].detach())[members], decoder.weight)
+    places = torch.arange(len(codes), device=codes.device)
+    first = torch.full_like(used, len(codes)).scatter_reduce(0, members, places, "amin")  # of the nodes of every code
+    return _OfEveryNode.apply(vectors, decoder(vectors[first].detach())[members], decoder.weight)
 
 
 class _OfEveryNode(torch.autograd.Function):
