@@ -44,7 +44,6 @@ STUDENTS = {
     "taught by the released token loss": {"method.args.tokens": "released"},
 }
 NEAR, ABOVE = 2.0, 10.0  # points
-PAPER = "Cora, transductive, GraphSAGE as the teacher: 83.9 to 84 per cent for the student"
 
 
 def train(name: str, data: Path, seed: int, out: Path, source: GraphSplit, teacher: Path, options: Any) -> Path:
@@ -130,7 +129,6 @@ def results(rows: list[dict[str, Any]]) -> dict[str, Any]:
     tokens = gains["transductive: taught over taught without tokens"]
     adds = tokens["mean"] > tokens["std"] / len(rows) ** 0.5
     return {
-        "paper": PAPER,
         "accuracy": accuracy,
         "gains": gains,
         "codes in use (perplexity of the teacher's codes)": summary([row["perplexity"] for row in rows]),

@@ -78,7 +78,7 @@ def main() -> None:
     x, edge_index, rows = graph.x, graph.edge_index, compressed(graph.x)
     torch.manual_seed(0)
     sizes = {"in_channels": graph.num_features, "out_channels": int(graph.y.max()) + 1}
-    teacher = {**sizes, "code_channels": 256, "num_codes": 512, "dropout": 0.0}  # as the recipe has it
+    teacher = {**sizes, "code_channels": 256, "num_codes": 512, "dropout": 0.0}
     ours, plain = VQGraphGCN(**teacher), Plain(**teacher)
     plain.load_state_dict(ours.state_dict())
     losses = {}

@@ -18,6 +18,7 @@ The published code computes another token loss; it is here by its name, :class:`
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ LOG_PROBABILITIES_SUM_TO_ONE = 1e-3
 """How far from 0 the logarithm of the sum of a row's released probabilities may be, for rounding."""
 
 _SCORES = {"cosine": cosine_scores, "euclidean": euclidean_scores}
-_TARGETS = ("soft_labels", "token_scores", "codebook")
+_TARGETS = ("soft_labels", "token_scores", "codebook", "metric_index")
 
 
 # --- the parts of the loss
@@ -171,9 +172,9 @@ class VQGraph(Method):
     >>> method.prepare(data)  # data.graph: a PyG Data with x, edge_index, y
     >>> method.loss(data.graph.train_mask).backward()
 
-    What the teacher said is kept with the method: ``soft_labels`` (N, C) log-probabilities, ``token_scores`` (N, K) and
-    ``codebook`` (K, F). A batch is a mask (N,) of nodes: the labels of a training batch's nodes are used, soft labels
-    and codes are those of all nodes.
+    What the teacher said is kept with the method: ``soft_labels`` (N, C) log-probabilities, ``token_scores`` (N, K),
+    ``codebook`` (K, F) and ``metric_index``, by which measure codes are near (0 cosine, 1 euclidean). A batch is a mask
+    (N,) of nodes: the labels of a training batch's nodes are used, soft labels and codes are those of all nodes.
 
     Args:
         network: the student, a :class:`~torchstone.models.graph.vqgraph.VQGraphMLP`.
@@ -184,7 +185,6 @@ class VQGraph(Method):
         token_weight: beta; the token loss's own when not given.
         label_weight: lambda, the share of true labels; 0, as in the authors' configurations, uses none.
         temperature: tau.
-        metric: the measure of the teacher's codebook.
 
     Raises:
         CallError: a network or teacher that is none, an unknown token loss, a weight or temperature out of range.
@@ -194,6 +194,7 @@ class VQGraph(Method):
     soft_labels: Tensor
     token_scores: Tensor
     codebook: Tensor
+    metric_index: Tensor
     x: Tensor
     y: Tensor
 
@@ -206,7 +207,6 @@ class VQGraph(Method):
         token_weight: float | None = None,
         label_weight: float = 0.0,
         temperature: float = 4.0,
-        metric: str = "cosine",
     ) -> None:
         super().__init__(network)
         if not isinstance(network, VQGraphMLP):
@@ -221,10 +221,8 @@ class VQGraph(Method):
             raise CallError(f"label_weight is a share from 0 to 1, got {label_weight}")
         if token_weight is not None and token_weight < 0:
             raise CallError(f"token_weight cannot be negative, got {token_weight}")
-        if teacher is not None and teacher.metric != metric:
-            raise CallError(f"the teacher's codes are compared by metric={teacher.metric}, the student's by {metric}")
         try:
-            self.token_loss = TOKEN_LOSSES[tokens](temperature, metric)
+            self.token_loss = TOKEN_LOSSES[tokens](temperature)
         except ValueError as error:
             raise CallError(str(error)) from error
         self.token_weight = self.token_loss.weight if token_weight is None else token_weight
@@ -252,12 +250,13 @@ class VQGraph(Method):
         self.x, self.y = (compressed(x) if sparse else x).to(self.device), y.to(self.device)
         (teacher,) = self._teacher
         if teacher is not None:
-            teacher = teacher.eval().to(self.device)
+            teacher = copy.deepcopy(teacher).eval().to(self.device)  # the caller's stays as it is and where it is
             answers = teacher.tokenize(self.x, edge_index.to(self.device))
             self.set_targets(
                 soft_labels=answers.logits.log_softmax(-1),
                 token_scores=answers.quantized.scores,
                 codebook=teacher.quantizer.codebook,
+                metric=teacher.metric,
             )
         elif self.soft_labels is None:
             raise CallError("vqgraph needs a trained teacher: give the recipe method.teacher=RUN")
@@ -265,7 +264,11 @@ class VQGraph(Method):
             raise CallError(f"the teacher spoke of {len(self.soft_labels)} nodes, the graph has {len(x)}")
 
     def set_targets(
-        self, soft_labels: Float[Tensor, "n c"], token_scores: Float[Tensor, "n k"], codebook: Float[Tensor, "k f"]
+        self,
+        soft_labels: Float[Tensor, "n c"],
+        token_scores: Float[Tensor, "n k"],
+        codebook: Float[Tensor, "k f"],
+        metric: str = "cosine",
     ) -> None:
         """Give what a teacher said of N nodes.
 
@@ -273,10 +276,14 @@ class VQGraph(Method):
             soft_labels: log-probabilities.
             token_scores: how near every code is.
             codebook: the codes.
+            metric: by which measure codes are near, ``cosine`` or ``euclidean``.
 
         Raises:
+            CallError: a metric that there is not.
             ShapeError: tensors that do not belong together, or not to the student.
         """
+        if metric not in _SCORES:
+            raise CallError(f"metric must be {' or '.join(_SCORES)}, got {metric!r}")
         classes, width = self.network.out_channels, self.network.projection.out_features
         nodes, codes = len(soft_labels), len(codebook)
         expected = ((nodes, classes), (nodes, codes), (codes, width))
@@ -286,8 +293,10 @@ class VQGraph(Method):
                 f"expected soft_labels, token_scores and codebook of shapes (N, {classes}), (N, K) and (K, {width}), "
                 f"got {', '.join(map(str, given))}; the student's code_channels is the width of the teacher's codes"
             )
-        for name, value in zip(_TARGETS, (soft_labels, token_scores, codebook), strict=True):
+        metric_index = torch.tensor(list(_SCORES).index(metric))
+        for name, value in zip(_TARGETS, (soft_labels, token_scores, codebook, metric_index), strict=True):
             setattr(self, name, value.detach().clone().to(self.device))
+        self.token_loss.metric = metric
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """What the teacher said has the shapes that the file has."""
@@ -295,6 +304,9 @@ class VQGraph(Method):
             value = state_dict.get(prefix + name)
             if value is not None:
                 setattr(self, name, torch.empty_like(value, device=self.device))
+        metric_index = state_dict.get(prefix + "metric_index")
+        if metric_index is not None:
+            self.token_loss.metric = list(_SCORES)[int(metric_index)]
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     # --- what the student learns

@@ -15,6 +15,7 @@ from torchstone.layers.adjacency import compressed
 from torchstone.models.graph.vqgraph import (
     CosineQuantizer,
     EuclideanQuantizer,
+    VectorQuantizer,
     VQGraphGCN,
     VQGraphMLP,
     VQGraphSAGE,
@@ -185,6 +186,22 @@ def test_nodes_of_one_code_say_nothing_of_edges(loss):
     torch.testing.assert_close(found, dense_adjacency(edge_index, 50).mean().sqrt())
     found.backward()
     assert torch.equal(q.grad, torch.zeros_like(q))
+
+
+@pytest.mark.parametrize("dense_nodes", [1024, 10])
+def test_rounding_in_training_says_nothing_of_edges_either(dense_nodes, monkeypatch):
+    """One code for all: ``x + (q - x)`` is q but for rounding, which large features make larger than a tolerance."""
+    monkeypatch.setattr(networks, "DENSE_NODES", dense_nodes)
+    x, edge_index = random_graph(200, 300)
+    model = teacher(num_codes=1, node_weight=0.0, edge_weight=1.0, commitment=0.0).train()
+    tokens = model.tokenize(30 * x, edge_index)
+    product = tokens.edges @ tokens.edges.t()
+    if dense_nodes == 1024:
+        assert product.max() - product.min() > 1e-6 * product.abs().max(), "the rows do differ"
+    loss = model.tokenizer_loss(tokens, edge_index)
+    torch.testing.assert_close(loss, dense_adjacency(edge_index, 200).mean().sqrt())
+    loss.backward()
+    assert not model.edge_decoder.weight.grad.any()
 
 
 @pytest.mark.parametrize("loss", [edge_loss_dense, edge_loss])
@@ -425,11 +442,24 @@ def test_a_file_of_either_layout_is_loaded(tmp_path, graph):
         torch.save(state, tmp_path / f"{name}.pt")
         loaded = create_model("vqgraph_gcn", pretrained=tmp_path / f"{name}.pt", **args).eval()
         assert torch.equal(loaded(*graph), model(*graph))
+    sage = {**args, "pretrained": tmp_path / "sage.pt"}
+    torch.save(to_official(model), sage["pretrained"])
+    with pytest.raises(CallError, match="not the mean that vqgraph_sage does"):
+        create_model("vqgraph_sage", **sage)
+    with pytest.raises(CallError, match="not the mean that vqgraph_sage does"):
+        to_official(teacher(VQGraphSAGE))
+    torch.save(teacher(VQGraphSAGE).state_dict(), sage["pretrained"])
+    create_model("vqgraph_sage", **sage)
     with pytest.raises(CallError, match="no layout of a Linear"):
         to_official(torch.nn.Linear(2, 2))
 
 
 # Wrong calls
+
+
+def test_a_codebook_without_a_measure_is_none():
+    with pytest.raises(TypeError, match="abstract"):
+        VectorQuantizer(3, 4)
 
 
 def test_what_cannot_be_built_is_refused():

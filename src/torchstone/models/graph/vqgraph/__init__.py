@@ -16,7 +16,8 @@ taught (:mod:`torchstone.methods.vqgraph`): with which codes is this node's surr
 
 A holds 0 and 1, self-loops included; ``minmax`` maps the smallest of all N x N entries to 0 and the largest to 1.
 The codebook E (K, D) learns by moving averages, not by gradients; D is F unless given. ``conv`` is
-``D_in^-1/2 (A + I) D_out^-1/2 x W + b`` (GCN), or the mean over a node and its neighbours, times W, plus b (GraphSAGE).
+``D_in^-1/2 (A + I) D_out^-1/2 x W + b`` (GCN), or the mean over a node and its neighbours, times W, plus b (GraphSAGE,
+its aggregator ``gcn``).
 
 Reading order: :mod:`codes <torchstone.models.graph.vqgraph.codes>`,
 :mod:`edges <torchstone.models.graph.vqgraph.edges>`, :mod:`networks <torchstone.models.graph.vqgraph.networks>`, and
@@ -93,6 +94,10 @@ def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> dict[str,
 
     Their codebooks have a leading axis of one head and a flag ``initted``, which nothing here needs; a network that was
     saved within its wrapper has ``encoder.`` before every name.
+
+    Raises:
+        CallError: a network that the authors have no layout of; a :class:`VQGraphSAGE`, since theirs computes
+            something else with the same names.
     """
     converted = {}
     for name, value in state.items():
@@ -129,6 +134,12 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _prefixes(model: nn.Module) -> Mapping[str, str]:
+    if isinstance(model, VQGraphSAGE):
+        raise CallError(
+            "the authors' GraphSAGE teacher computes graph convolutions of sampled blocks, not the mean that "
+            "vqgraph_sage does: its weights would mean something else here. On the whole graph they are those of a "
+            "vqgraph_gcn"
+        )
     for kind, prefixes in _LAYOUTS.items():
         if isinstance(model, kind):
             return prefixes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ class Quantized(NamedTuple):
     commitment: Tensor
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(ABC, nn.Module):
     """Replaces rows by the nearest of K learned vectors, which follow the rows they replace as moving averages.
 
     Every training call uses the codebook as it stands and then moves it. A code whose moving count of rows has fallen

@@ -14,7 +14,9 @@ BLOCK = 2048
 """Rows of the pairs of codes that are held at a time."""
 
 
-def edge_loss_dense(decoded: Float[Tensor, "n f"], edge_index: Int[Tensor, "2 e"]) -> Tensor:
+def edge_loss_dense(
+    decoded: Float[Tensor, "n f"], edge_index: Int[Tensor, "2 e"], codes: Int[Tensor, " n"] | None = None
+) -> Tensor:
     """``sqrt(MSE(A, (B - min B) / (max B - min B)))`` with ``B = q q^T``, written out; needs N x N numbers.
 
     Where B is constant - all nodes have one code - it says nothing of the edges and is taken as 0 everywhere, without a
@@ -23,11 +25,15 @@ def edge_loss_dense(decoded: Float[Tensor, "n f"], edge_index: Int[Tensor, "2 e"
     Args:
         decoded: q (N, F).
         edge_index: (2, E); each edge counts once, and every node is linked to itself whether listed or not.
+        codes: (N,), the nodes' codes. Whether all have one is then not left to the rows, which in training are equal
+            but for rounding; None where only the rows can tell.
     """
     nodes = len(decoded)
     adjacency = torch.eye(nodes, dtype=decoded.dtype, device=decoded.device)
     adjacency[edge_index[1], edge_index[0]] = 1
     product = decoded @ decoded.t()
+    if codes is not None:
+        product = torch.where((codes == codes[0]).all(), 0.0, product)
     low, high = product.min(), product.max()
     return _root(F.mse_loss(adjacency, _scaled(product, low, high)))
 

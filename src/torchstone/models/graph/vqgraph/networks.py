@@ -75,8 +75,9 @@ def _decode(decoder: nn.Linear, quantized: Quantized) -> Tensor:
     if captured or len(codes) <= DENSE_NODES:
         return decoder(vectors)
     used, members = codes.unique(return_inverse=True)
-    one_of_each = torch.empty_like(used).scatter_(0, members, torch.arange(len(codes), device=codes.device))
-    return _OfEveryNode.apply(vectors, decoder(vectors[one_of_each].detach())[members], decoder.weight)
+    places = torch.arange(len(codes), device=codes.device)
+    first = torch.full_like(used, len(codes)).scatter_reduce(0, members, places, "amin")  # of the nodes of every code
+    return _OfEveryNode.apply(vectors, decoder(vectors[first].detach())[members], decoder.weight)
 
 
 class _OfEveryNode(torch.autograd.Function):
@@ -227,7 +228,7 @@ class VQGraphGCN(nn.Module):
         """What the codes lose of nodes and edges, and the commitment: all of the loss but the labels' part."""
         decoded = tokens.edges.to(tokens.quantized.vectors.dtype)  # not in the lower precision of autocast
         if len(decoded) <= DENSE_NODES:
-            edges = edge_loss_dense(decoded, edge_index)
+            edges = edge_loss_dense(decoded, edge_index, tokens.quantized.codes)
         else:
             edges = edge_loss(decoded, edge_index, tokens.quantized.codes)
         return self.node_loss(tokens) + self.edge_weight * edges + tokens.quantized.commitment
@@ -241,7 +242,10 @@ class VQGraphGCN(nn.Module):
 
 
 class VQGraphSAGE(VQGraphGCN):
-    """The teacher with GraphSAGE's convolution: the mean over a node and its neighbours.
+    """The teacher with a convolution of GraphSAGE: the mean over a node and its neighbours, all with one weight matrix.
+
+    It is the aggregator known as ``gcn``, not ``mean``, which has a second matrix for the node itself. The authors'
+    GraphSAGE teacher computes something else, graph convolutions of sampled blocks; its files are not read.
 
     Arguments and errors are those of :class:`VQGraphGCN`.
     """
