@@ -483,10 +483,32 @@ def test_inputs_that_do_not_fit_are_refused(change, message):
         model(**{**inputs, **change})
 
 
-def test_other_refusals():
-    no_edges = torch.empty(2, 0, dtype=torch.int64)
+NO_EDGES = torch.empty(2, 0, dtype=torch.int64)
+
+
+def test_a_node_without_edges_is_a_graph():
+    model = create_model("swl_mini", in_channels=3, edge_channels=4).eval()
+    expected = model(torch.tensor([2]), NO_EDGES)
+    for kinds in (torch.empty(0).long(), torch.empty(0, 1).long(), torch.empty(0, 4)):
+        assert torch.equal(model(torch.tensor([2]), NO_EDGES, None, kinds), expected)
+    assert not torch.equal(model(torch.tensor([1]), NO_EDGES), expected)
+
+
+@pytest.mark.parametrize("x", [torch.empty(0, 1), torch.empty(0).long(), torch.empty(0, 1).long()])
+@pytest.mark.parametrize("node_types", [True, False])
+def test_a_graph_without_nodes_is_refused(x, node_types):
     with pytest.raises(ShapeError, match="at least one node"):
-        create_model("swl_mini")(torch.empty(0, 1), no_edges)
+        create_model("swl_mini", node_types=node_types)(x, NO_EDGES)
+
+
+def test_one_hot_types_may_be_of_any_precision():
+    edges, nodes = edges_of(PAIR[0])
+    model = create_model("swl_mini", in_channels=3, edge_channels=2).eval()
+    x, kinds = torch.eye(3)[torch.arange(nodes) % 3], torch.eye(2)[torch.arange(edges.shape[1]) % 2]
+    assert torch.equal(model(x.double(), edges, None, kinds.double()), model(x, edges, None, kinds))
+
+
+def test_other_refusals():
     with pytest.raises(ShapeError, match="without edge types"):
         create_model("swl_mini")(torch.ones(2, 1), torch.tensor([[0, 1], [1, 0]]), edge_attr=torch.ones(2, 1))
     with pytest.raises(ShapeError, match="too large for exact colours"):

@@ -37,10 +37,16 @@ class TypeEmbedding(nn.Module):
         """Types (K,) or (K, columns), the first tables' if there are fewer columns than tables, or one-hot vectors of
         all tables side by side (K, sum of sizes), to (K, C)."""
         if types.is_floating_point():
-            return types @ torch.cat(list(self.tables.parameters()))
-        columns = types.reshape(len(types), -1).unbind(1)
+            table = torch.cat(list(self.tables.parameters()))
+            return types.to(table.dtype) @ table
+        columns = _columns(types).unbind(1)
         embedded = [table(column) for table, column in zip(self.tables, columns, strict=False)]
         return torch.stack(embedded).sum(0) if len(embedded) > 1 else embedded[0]
+
+
+def _columns(types: Tensor) -> Tensor:
+    """Types (K,) or (K, columns) as (K, columns); K may be 0."""
+    return types[:, None] if types.ndim == 1 else types
 
 
 def check_types(types: Tensor, sizes: Sequence[int], what: str) -> None:
@@ -59,7 +65,7 @@ def check_types(types: Tensor, sizes: Sequence[int], what: str) -> None:
         raise ShapeError(f"expected {what} (*,) or up to {len(sizes)} columns of them, got {tuple(types.shape)}")
     if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or types.numel() == 0:
         return
-    for column, size in zip(types.reshape(len(types), -1).unbind(1), sizes, strict=False):
+    for column, size in zip(_columns(types).unbind(1), sizes, strict=False):
         low, high = column.aminmax()
         if low < 0 or high >= size:
             raise ShapeError(f"{what} go from {int(low)} to {int(high)}, the network was built for 0 to {size - 1}")
@@ -265,7 +271,7 @@ class SubgraphGNN(nn.Module):
         else:
             if self.encoder.types is not None:
                 check_types(x, self.encoder.types.sizes, "node types")
-            check_graph(x.reshape(len(x), -1)[:, :1].float(), edge_index, 1)
+            check_graph(x.new_empty(*x.shape[:1], 1, dtype=torch.float32), edge_index, 1)
         check_batch(edge_index, x.shape[0], batch)
         if edge_attr is not None:
             if not self.edge_types:
