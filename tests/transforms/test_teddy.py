@@ -256,6 +256,19 @@ def test_a_teacher_that_is_given_is_not_trained_again():
     assert finetune.calls[0][1] is None
 
 
+def test_a_network_that_would_precompute_is_trained_on_the_trimmed_graph():
+    model, (x, edge_index) = network("gcn_jaccard"), graph()
+    sparse = teddy.transform(model, (x.abs(), edge_index), graph_sparsity=0.5).model
+    y = torch.arange(NODES) % CLASSES
+    data = SimpleNamespace(num_classes=CLASSES, graph=SimpleNamespace(x=x.abs(), edge_index=edge_index, y=y, views={}))
+    for net, precomputed in ((model, True), (sparse, False)):
+        module = NodeClassifier(net, load_recipe("teddy_cora").train, seed=0, data=data).eval()
+        module.on_fit_start()
+        assert (module.precomputed is not None) == precomputed
+        torch.testing.assert_close(module.scores(), net(x.abs(), edge_index))
+    assert not torch.allclose(module.scores(), model(x.abs(), edge_index))
+
+
 def test_what_is_left_to_later_training_is_the_same_loss():
     model, teacher, (x, edge_index) = network("teddy_gcn"), network("teddy_gcn", dropout=0.0), graph()
     result = teddy.transform(model, graph(), data=batches(), teacher=teacher, train=False, distill=3.0)
@@ -283,9 +296,11 @@ def test_soft_trimming_gives_values_in_training_only():
         teddy.transform(network(), graph(), soft=True)
 
 
-def test_a_sparse_network_is_exported_and_compiled(warm_compiler):
+@pytest.mark.parametrize("self_loops", [False, True])
+def test_a_sparse_network_is_exported_and_compiled(warm_compiler, self_loops):
     model, inputs = network("teddy_gcn"), graph()
-    sparse = teddy.transform(model, inputs, graph_sparsity=0.4, weight_sparsity=0.5).model
+    options = {"graph_sparsity": 0.4, "weight_sparsity": 0.5, "self_loops": self_loops}
+    sparse = teddy.transform(model, inputs, **options).model
     expected = sparse(*inputs)
     dynamic = ({0: torch.export.Dim("nodes", min=4)}, {1: torch.export.Dim("edges", min=8)})
     with torch.no_grad():

@@ -27,7 +27,8 @@ class NodeClassifier(Supervised):
     device; a batch is a mask (N,).
 
     A model with ``precompute(x, edge_index) -> tuple``, what training does not change, and ``classify(*tuple)``, which
-    makes its scores of that, is asked for the former once in a training.
+    makes its scores of that, is asked for the former once in a training, unless it has forward pre-hooks: those of a
+    transform act on the whole forward only.
 
     Args:
         model: the network. ``takes_sparse_features``: it also takes features in compressed rows;
@@ -68,7 +69,7 @@ class NodeClassifier(Supervised):
 
     def on_fit_start(self) -> None:
         precompute: Any = getattr(self.model, "precompute", None)
-        if precompute is not None:
+        if precompute is not None and not self.model._forward_pre_hooks:
             self.precomputed = precompute(self.x, self.edge_index)
 
     def on_fit_end(self) -> None:

@@ -66,7 +66,7 @@ def edge_scores(edge_index: Int[Tensor, "2 e"], num_nodes: int, *, self_loops: b
         Section 4.1.
     """
     source, target = edge_index
-    dtype = torch.float32 if edge_index.device.type == "mps" else torch.float64  # equal sums in any order of the edges
+    dtype = _float(edge_index.device)  # equal sums in any order of the edges
     zeros = torch.zeros(num_nodes, dtype=dtype, device=edge_index.device)
     added = _missing_loops(edge_index, num_nodes).to(dtype) if self_loops else zeros
     degree = zeros.index_add(0, target, torch.ones_like(target, dtype=dtype)) + added
@@ -147,10 +147,12 @@ def kept_edges(
     check_share("graph_sparsity", sparsity)
     order = rank_edges(edge_index, num_nodes, criterion=criterion, self_loops=self_loops, seed=seed)
     edges = edge_index.shape[1]
-    removed = torch.sym_int(edges * sparsity)  # int() would fix the number of edges of a network that is exported
-    if self_loops:
-        removed = min(edges, int((edges + int(_missing_loops(edge_index, num_nodes).sum())) * sparsity))
-    return order[removed:].sort().values
+    if not self_loops:
+        removed = torch.sym_int(edges * sparsity)  # int() would fix the number of edges of a network that is exported
+        return order[removed:].sort().values
+    counted = edges + _missing_loops(edge_index, num_nodes).sum()
+    cut = (counted.to(_float(edge_index.device)) * sparsity).long()  # a tensor, for export knows no number of loops
+    return order[torch.arange(edges, device=order.device) >= cut].sort().values
 
 
 def prune_edges(
@@ -182,6 +184,11 @@ def check_share(name: str, value: float) -> None:
     """Refuse what is no share from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise CallError(f"{name} is a share from 0 to 1, got {value!r}")
+
+
+def _float(device: torch.device) -> torch.dtype:
+    """Double precision where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _missing_loops(edge_index: Tensor, num_nodes: int) -> Tensor:
