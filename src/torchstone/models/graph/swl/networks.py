@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from torchstone.errors import CallError, ShapeError, unknown_name
 from torchstone.layers.adjacency import check_graph
-from torchstone.models.graph.swl.pairs import POLICIES, SCHEMES, Pairs, aggregate, apply_policy, check_batch
+from torchstone.models.graph.swl.pairs import (
+    POLICIES,
+    SCHEMES,
+    Pairs,
+    aggregate,
+    apply_policy,
+    check_batch,
+    check_undirected,
+)
 
 LOCAL = ("uL", "vL")
 
@@ -180,7 +188,8 @@ class SubgraphGNN(nn.Module):
         num_layers: before the pooling layer.
         max_distance: distances from there on are alike.
         ego_hops: radius of the subgraphs of the two ego policies.
-        edge_channels: edge types, 0 for none; several numbers for several columns of types.
+        edge_channels: edge types, 0 for none; several numbers for several columns of types. Graphs without edge types
+            are answered all the same, as by the authors' counting networks, whose tables nothing uses.
         node_types: False leaves the node types out of the states: a pair is what the policy says of it.
 
     Raises:
@@ -273,6 +282,7 @@ class SubgraphGNN(nn.Module):
                 check_types(x, self.encoder.types.sizes, "node types")
             check_graph(x.new_empty(*x.shape[:1], 1, dtype=torch.float32), edge_index, 1)
         check_batch(edge_index, x.shape[0], batch)
+        check_undirected(edge_index, x.shape[0])
         if edge_attr is not None:
             if not self.edge_types:
                 raise ShapeError("the network was built without edge types (edge_channels=0), but was given edge_attr")
