@@ -489,8 +489,6 @@ def test_unknown_names_are_answered_with_the_nearest():
         ({"batch": torch.tensor([0, 0, 2])}, "ascending and without a gap"),
         ({"batch": torch.tensor([1, 0, 0])}, "ascending and without a gap"),
         ({"batch": torch.tensor([0, 0])}, r"expected batch \(3,\) of int64, got \(2,\)"),
-        ({"edge_index": torch.tensor([[0, 1, 1], [1, 0, 2]])}, "both directions of every edge"),
-        ({"edge_index": torch.tensor([[0, 1, 2], [1, 0, 2]])}, "edge 2 joins node 2 to itself"),
         ({"edge_attr": torch.zeros(3, 2)}, r"types of 4 edges, got \(3, 2\)"),
         ({"edge_attr": torch.zeros(4, 3)}, r"one-hot edge types \(\*, 2\)"),
         ({"edge_attr": torch.full((4,), 2)}, "edge types go from 2 to 2, the network was built for 0 to 1"),
@@ -550,6 +548,8 @@ def test_policies_of_the_tests():
     assert seen == [False, True]
     with pytest.raises(ShapeError, match="both directions"):
         distinguishes("SSWL", (ring[0][:, :6], 6), rings)
+    with pytest.raises(ShapeError, match="edge 0 joins node 2 to itself"):
+        distinguishes("SSWL", (torch.tensor([[2], [2]]), 6), rings)
 
 
 def test_other_refusals():

@@ -18,7 +18,6 @@ from torchstone.models.graph.swl.pairs import (
     aggregate,
     apply_policy,
     check_batch,
-    check_undirected,
 )
 
 LOCAL = ("uL", "vL")
@@ -256,7 +255,8 @@ class SubgraphGNN(nn.Module):
         Args:
             x: node types: one-hot, (N, in_channels) of a floating-point type, or numbers (N,) or (N, columns) of int64.
                 One-hot may be any features: they weigh the types' embeddings.
-            edge_index: (2, E), both directions of every edge.
+            edge_index: (2, E), both directions of every edge. Not checked: loops and single directions are summed as
+                they are, which the theory does not cover; the colour tests refuse them.
             batch: (N,), the graph of each node, ascending; None for one graph.
             edge_attr: edge types, in the same two forms: (E, edge_channels) or (E,), (E, columns). Without them
                 messages have no embedded edge.
@@ -282,7 +282,6 @@ class SubgraphGNN(nn.Module):
                 check_types(x, self.encoder.types.sizes, "node types")
             check_graph(x.new_empty(*x.shape[:1], 1, dtype=torch.float32), edge_index, 1)
         check_batch(edge_index, x.shape[0], batch)
-        check_undirected(edge_index, x.shape[0])
         if edge_attr is not None:
             if not self.edge_types:
                 raise ShapeError("the network was built without edge types (edge_channels=0), but was given edge_attr")

@@ -387,12 +387,10 @@ def check_undirected(edge_index: Int[Tensor, "2 e"], num_nodes: int) -> None:
     Raises:
         ShapeError: names an edge that is wrong.
     """
-    if _captured():
-        return
     one, other = edge_index
     if (one == other).any():
         edge = int((one == other).nonzero()[0])
-        raise ShapeError(f"edge {edge} joins node {one[edge]} to itself; subgraph networks take no loops")
+        raise ShapeError(f"edge {edge} joins node {one[edge]} to itself; the tests take no loops")
     if not torch.equal((one * num_nodes + other).sort().values, (other * num_nodes + one).sort().values):
         raise ShapeError("expected both directions of every edge; torch_geometric.utils.to_undirected adds them")
 
