@@ -4,10 +4,15 @@
 
 First the tests themselves, which no training blurs: pairs of graphs (Furer graphs over small base graphs) on which the
 six classes differ, and pairs of strongly regular graphs, which no test up to 2-FWL tells apart (two of 16 nodes; FOLDER
-may hold more as ``*.g6``). Then networks of four classes learn to count substructures of random graphs: equal width,
+may hold more as ``*.g6``).
+The Furer pair of five nodes and seven edges is a control too: no test here separates it.
+
+Then networks of four classes learn to count substructures of random graphs: equal width,
 depth, labels by distance alone and protocol (Adam at 0.002, cosine, L1 loss, batches of 32; three fifths of the graphs
 to train, a fifth for the test, as the last epoch gives it). The claim holds when every step of the hierarchy shows on
-some pair and the error falls from SWL(VS) over PSWL(VS) and GNN-SSWL to GNN-SSWL+; it does not hold when a pair is
+some pair and the error falls, by more than its spread over the seeds (so never with one seed), from SWL(VS) over
+PSWL(VS) and GNN-SSWL to GNN-SSWL+; two of the six steps show on no pair listed here, so with these pairs it can hold
+partly at best. It does not hold when a pair is
 against the order or SWL(VS) does not count worst; otherwise it holds partly.
 
 The result is written after every run, and says how many there are; the same command goes on where it stopped.
@@ -36,7 +41,7 @@ from torchstone.models.graph.swl import TESTS, distinguishes
 RESULT = Path(__file__).parent / "results" / "claims" / "swl.json"
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "swl_counting.svg"
 NETWORKS = {"swl_vs": "SWL(VS)", "pswl_vs": "PSWL(VS)", "gnn_sswl": "GNN-SSWL", "gnn_sswl_plus": "GNN-SSWL+"}
-PAPER = {  # of full-size networks on the benchmark's own graphs: GNN-SSWL and GNN-SSWL+, from the authors' logs
+PAPER = {  # GNN-SSWL and GNN-SSWL+, from the authors' logs; not comparable: full size, and other graphs
     "triangle": (0.0098, 0.0063),
     "tailed-triangle": (0.0091, 0.0066),
     "star": (0.0089, 0.0078),
@@ -168,7 +173,10 @@ def verdict(kind: str, tests: dict[str, Any], errors: dict[str, dict[str, list[f
     last = {name: [runs[seed][-1] for seed in sorted(seeds)] for name, runs in errors.items()}
     means = {name: statistics.mean(values) for name, values in last.items() if values}
     ordered = [means[name] for name in NETWORKS if name in means]
-    falls = len(ordered) == len(NETWORKS) and all(one > other for one, other in pairwise(ordered))
+    spread = {name: statistics.stdev(values) if len(values) > 1 else float("inf") for name, values in last.items()}
+    falls = len(ordered) == len(NETWORKS) and all(
+        means[one] - means[other] > max(spread[one], spread[other]) for one, other in pairwise(NETWORKS)
+    )
     worst = len(ordered) == len(NETWORKS) and ordered[0] == max(ordered)
     apart = tests["never_against_the_order"] and all(tests["strict"].values())
     apart = apart and tests["strongly_regular_pairs_told_apart"] == 0
@@ -202,7 +210,11 @@ def picture(kind: str, epochs: int, errors: dict[str, dict[str, list[float]]]) -
     for name, runs in errors.items():
         columns = list(zip(*runs.values(), strict=True))
         lines[NETWORKS[name]] = [
-            Point(max(1, round(stage * epochs)), statistics.mean(column), statistics.pstdev(column))
+            Point(
+                max(1, round(stage * epochs)),
+                statistics.mean(column),
+                statistics.stdev(column) if len(column) > 1 else 0.0,
+            )
             for stage, column in zip(STAGES, columns, strict=True)
         ]
     title, top = f"Counting in random graphs: {kind}", max(point.mean for line in lines.values() for point in line)

@@ -4,7 +4,10 @@ Zhang, Feng, Du, He and Wang, ICML 2023, arXiv 2302.07090.
 
 A subgraph network sees a graph as a bag of subgraphs, one for every node u, and so tells apart what plain message
 passing cannot. All such networks keep a state for every pair (u, v), v seen in the subgraph of u, and differ in what a
-pair collects. The paper shows that they fall into six classes of strictly growing power, and which few sums suffice.
+pair collects. The paper shows that they fall into six classes, ordered by power in part, and which few sums suffice.
+Each step is strict, and PSWL(VS) compares with neither SWL(SV) nor GSWL:
+
+    SWL(VS) < SWL(SV) < GSWL < PSWL(SV) < SSWL,    SWL(VS) < PSWL(VS) < PSWL(SV)
 
     x_0[u, v] = type(v) + label(u, v)                                label: distance, or a mark at u, ...
     m_a[u, v] = MLP_a((1 + eps_a) x[u, v] + sum_a(x)[u, v])          a: an aggregation scheme

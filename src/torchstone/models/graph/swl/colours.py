@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from torchstone.errors import ShapeError, unknown_name
+from torchstone.errors import CallError, ShapeError, unknown_name
 from torchstone.layers.adjacency import check_graph
-from torchstone.models.graph.swl.pairs import SCHEMES, Pairs, apply_policy, check_batch
+from torchstone.models.graph.swl.pairs import SCHEMES, Pairs, apply_policy, check_batch, check_undirected
 
 LARGEST = 4_000_000
 """Pairs times collected pairs that a test is run on: a few hundred megabytes."""
@@ -41,7 +42,8 @@ TESTS: Mapping[str, ColourTest] = {
     "LFWL(2)": ColourTest(("lfwl",)),
     "2-FWL": ColourTest(("fwl",)),
 }
-"""The six classes, and the two tests above them."""
+"""The six classes; and 2-FWL, the bound of all of them, with its localised form, above PSWL(VS) and below 2-FWL,
+but not known here to be above the other classes."""
 
 
 def pair_colours(
@@ -50,7 +52,8 @@ def pair_colours(
     batch: Int[Tensor, " n"] | None = None,
     *,
     schemes: Sequence[str] = ("uL", "vL"),
-    policy: str = "marking",
+    policy: str | None = None,
+    ego_hops: int = 3,
     types: Int[Tensor, " n"] | None = None,
 ) -> tuple[Pairs, Int[Tensor, " p"]]:
     """The stable colours of all pairs: those of different graphs of a batch are comparable.
@@ -63,8 +66,9 @@ def pair_colours(
         num_nodes: N, of all graphs together.
         batch: (N,), the graph of each node, ascending; None for one graph.
         schemes: see :class:`ColourTest`; the pair's own colour is always among them.
-        policy: see :func:`apply_policy`. 2-FWL starts with ``distance`` up to 1 (equal, linked, neither), as it has to
-            know the edges; the policy is not used.
+        policy: see :func:`apply_policy`; ``marking`` unless given. ``fwl`` and ``lfwl`` have no subgraphs and take
+            none: they start with whether u and v are equal, linked or neither, as they have to know the edges.
+        ego_hops: radius of the subgraphs of the two ego policies.
         types: (N,), node types.
 
     Returns:
@@ -72,6 +76,7 @@ def pair_colours(
 
     Raises:
         ShapeError: no graph, or one too large for exact multisets.
+        CallError: a policy for ``fwl`` or ``lfwl``.
         UnknownName: no such scheme.
 
     Source:
@@ -79,14 +84,18 @@ def pair_colours(
     """
     check_graph(torch.empty(num_nodes, 1, device=edge_index.device), edge_index, 1)
     check_batch(edge_index, num_nodes, batch)
+    check_undirected(edge_index, num_nodes)
     for scheme in schemes:
         if scheme not in (*SCHEMES, "fwl", "lfwl"):
             raise unknown_name("scheme of a test", scheme, (*SCHEMES, "fwl", "lfwl"))
     pairs = Pairs(edge_index, num_nodes, batch)
     folklore = {"fwl", "lfwl"} & set(schemes)
-    pairs, colours, _ = apply_policy(
-        pairs, "distance" if folklore else policy, max_distance=2 if folklore else num_nodes
-    )
+    if folklore and policy is not None:
+        raise CallError(f"the policy {policy!r} has no effect: {' and '.join(sorted(folklore))} sees no subgraphs")
+    if folklore:
+        pairs, colours, _ = apply_policy(pairs, "distance", max_distance=2)
+    else:
+        pairs, colours, _ = apply_policy(pairs, policy or "marking", max_distance=num_nodes, ego_hops=ego_hops)
     if types is not None:
         _, types = types.unique(return_inverse=True)
         colours = colours * (int(types.max()) + 1) + types[pairs.node]
@@ -107,13 +116,14 @@ def graph_colours(
     batch: Int[Tensor, " n"] | None = None,
     *,
     test: str = "SSWL",
-    policy: str = "marking",
+    policy: str | None = None,
+    ego_hops: int = 3,
     types: Int[Tensor, " n"] | None = None,
 ) -> Int[Tensor, " b"]:
     """The colour that a test gives to each graph of a batch: equal for graphs that it cannot tell apart.
 
     Args:
-        edge_index, num_nodes, batch, policy, types: as for :func:`pair_colours`.
+        edge_index, num_nodes, batch, policy, ego_hops, types: as for :func:`pair_colours`.
         test: one of :data:`TESTS`.
 
     Returns:
@@ -125,7 +135,8 @@ def graph_colours(
     if test not in TESTS:
         raise unknown_name("test", test, TESTS)
     schemes, pool = TESTS[test].schemes, TESTS[test].pool
-    pairs, colours = pair_colours(edge_index, num_nodes, batch, schemes=schemes, policy=policy, types=types)
+    options: Any = {"schemes": schemes, "policy": policy, "ego_hops": ego_hops, "types": types}
+    pairs, colours = pair_colours(edge_index, num_nodes, batch, **options)
     rows = torch.arange(pairs.count, device=colours.device)
     kept = pairs.root if pool == "uG" else pairs.node
     nodes = _Multisets(kept, rows, num_nodes)(colours)
@@ -138,14 +149,15 @@ def distinguishes(
     one: tuple[Int[Tensor, "2 e"], int],
     other: tuple[Int[Tensor, "2 f"], int],
     *,
-    policy: str = "marking",
+    policy: str | None = None,
+    ego_hops: int = 3,
 ) -> bool:
     """Whether a test tells two graphs apart.
 
     Args:
         test: one of :data:`TESTS`.
         one, other: ``(edge_index, num_nodes)``.
-        policy: see :func:`apply_policy`.
+        policy, ego_hops: as for :func:`pair_colours`.
 
     Raises:
         ShapeError: edges that are none of their graph.
@@ -156,7 +168,7 @@ def distinguishes(
     nodes = one[1] + other[1]
     batch = (torch.arange(nodes) >= one[1]).long()
     edges = torch.cat([one[0], other[0] + one[1]], 1)
-    first, second = graph_colours(edges, nodes, batch, test=test, policy=policy).tolist()
+    first, second = graph_colours(edges, nodes, batch, test=test, policy=policy, ego_hops=ego_hops).tolist()
     return first != second
 
 

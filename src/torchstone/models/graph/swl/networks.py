@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from torchstone.errors import CallError, ShapeError, unknown_name
 from torchstone.layers.adjacency import check_graph
-from torchstone.models.graph.swl.pairs import POLICIES, SCHEMES, Pairs, aggregate, apply_policy, check_batch
+from torchstone.models.graph.swl.pairs import (
+    POLICIES,
+    SCHEMES,
+    Pairs,
+    aggregate,
+    apply_policy,
+    check_batch,
+)
 
 LOCAL = ("uL", "vL")
 
@@ -180,7 +187,8 @@ class SubgraphGNN(nn.Module):
         num_layers: before the pooling layer.
         max_distance: distances from there on are alike.
         ego_hops: radius of the subgraphs of the two ego policies.
-        edge_channels: edge types, 0 for none; several numbers for several columns of types.
+        edge_channels: edge types, 0 for none; several numbers for several columns of types. Graphs without edge types
+            are answered all the same, as by the authors' counting networks, whose tables nothing uses.
         node_types: False leaves the node types out of the states: a pair is what the policy says of it.
 
     Raises:
@@ -247,7 +255,8 @@ class SubgraphGNN(nn.Module):
         Args:
             x: node types: one-hot, (N, in_channels) of a floating-point type, or numbers (N,) or (N, columns) of int64.
                 One-hot may be any features: they weigh the types' embeddings.
-            edge_index: (2, E), both directions of every edge.
+            edge_index: (2, E), both directions of every edge. Not checked: loops and single directions are summed as
+                they are, which the theory does not cover; the colour tests refuse them.
             batch: (N,), the graph of each node, ascending; None for one graph.
             edge_attr: edge types, in the same two forms: (E, edge_channels) or (E,), (E, columns). Without them
                 messages have no embedded edge.
