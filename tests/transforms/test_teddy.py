@@ -396,6 +396,20 @@ def test_a_run_keeps_a_sparse_network_that_was_distilled(run):
     assert model.teddy_teacher.abs().sum() > 0
 
 
+def test_a_transformed_folder_keeps_the_graph_and_the_protocol(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    changes = ["data.source=graph.npz", "data.split=random", "train.epochs=2", "model.args={hidden_channels: 8}"]
+    recipe = load_recipe("teddy_cora", [*changes, "seed=3"])
+    fit(recipe, tmp_path / "run", device="cpu")
+    options = {"graph_sparsity": 0.5, "distill": 0, "train": False}
+    transform_model(tmp_path / "run", [TransformSpec("teddy", options)], tmp_path / "sparse", device="cpu")
+    monkeypatch.chdir(tmp_path)
+    opened = open_model("sparse")
+    assert opened.recipe.data.source == str(file.absolute())
+    assert (opened.recipe.train, opened.recipe.seed) == (recipe.train, 3)
+    assert opened.example_inputs(1)[0].shape == (60, FEATURES)
+
+
 def test_a_transformed_run_predicts_and_is_exported(run, file, tmp_path):
     (report,) = transform_model(
         run, [TransformSpec("teddy", {"graph_sparsity": 0.5, "distill": 0})], tmp_path / "sparse", device="cpu"

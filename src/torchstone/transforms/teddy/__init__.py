@@ -213,8 +213,8 @@ def _check(plan: Mapping[str, Any], model: nn.Module, names: Sequence[str]) -> N
     own = getattr(model, "training_loss", None)
     if own is not None and getattr(own, "func", None) is not _training_loss:
         raise CallError(
-            f"{type(model).__name__} has a training_loss of its own, which does not go through the trimmed forward: teddy "
-            "takes networks that are trained by calls of their forward"
+            f"{type(model).__name__} has a training_loss of its own, which does not go through the trimmed forward: "
+            "teddy takes networks that are trained by calls of their forward"
         )
     check_share("graph_sparsity", plan["graph_sparsity"])
     check_share("weight_sparsity", plan["weight_sparsity"])

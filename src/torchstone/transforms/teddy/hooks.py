@@ -43,7 +43,8 @@ class TrimEdges:
         names: the network's inputs.
         sparsity: the share that is trimmed.
         criterion, self_loops, seed: see :func:`torchstone.transforms.teddy.edges.rank_edges`.
-        soft: in training keep all edges and give the network ``edge_value``, 0 for those that are to go, times what the caller gives.
+        soft: in training keep all edges and give the network ``edge_value``, 0 for those that are to go; it multiplies
+            the caller's.
     """
 
     last: tuple[Tensor, int, int, Tensor] | None = None
