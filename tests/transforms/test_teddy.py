@@ -13,7 +13,7 @@ from torch import nn
 from torchstone.errors import CallError, ShapeError, UnknownName
 from torchstone.models.registry import build_model
 from torchstone.training.fit import fit
-from torchstone.training.model_folders import export, transform_model
+from torchstone.training.model_folders import export, open_model, transform_model
 from torchstone.training.nodes import NodeClassifier
 from torchstone.training.predict import predict
 from torchstone.training.recipe import TransformSpec, load_recipe
@@ -117,9 +117,11 @@ def test_random_edges_are_drawn_by_lot_from_the_seed():
     _, edge_index = graph(edges=190)
     draws = [set(teddy.kept_edges(edge_index, NODES, 0.5, criterion="random", seed=seed).tolist()) for seed in range(8)]
     assert len({frozenset(draw) for draw in draws}) == 8
-    counts = torch.tensor([sum(edge in draw for draw in draws) for edge in range(380)]).float()
-    assert abs(counts.mean() - 4) < 0.1
-    assert counts.var() < 4  # of 8 fair throws it is 2
+    _, pairs = torch.stack([edge_index.min(0).values, edge_index.max(0).values]).unique(dim=1, return_inverse=True)
+    counts = torch.zeros(190).index_add(0, pairs, torch.ones(380))
+    assert counts.eq(2).all()
+    kept = torch.stack([torch.zeros(190).index_add(0, pairs[list(draw)], torch.full((190,), 0.5)) for draw in draws])
+    assert 1.3 < kept.sum(0).var() < 2.7  # of 8 fair throws it is 2
 
 
 def test_the_papers_sparsities_are_nested():
@@ -291,7 +293,12 @@ def test_soft_trimming_gives_values_in_training_only():
     sparse = teddy.transform(model, (x, edge_index), graph_sparsity=0.4, weight_sparsity=0.0, soft=True).model
     kept = teddy.kept_edges(edge_index, NODES, 0.4)
     assert torch.equal(sparse.train()(x, edge_index), model(x, edge_index, teddy.edge_values(kept, 80)))
+    given = torch.rand(80)
+    expected = model(x, edge_index, given * teddy.edge_values(kept, 80))
+    assert torch.equal(sparse(x, edge_index, given), expected)
+    assert torch.equal(sparse(x, edge_index, edge_value=given), expected)
     assert torch.equal(sparse.eval()(x, edge_index), model(x, edge_index[:, kept]))
+    assert torch.equal(sparse(x, edge_index, given), model(x, edge_index[:, kept], given[kept]))
     with pytest.raises(CallError, match="edge_value"):
         teddy.transform(network(), graph(), soft=True)
 
@@ -322,6 +329,20 @@ def test_hooks_carry_no_graph_when_they_are_copied():
     assert len(pickle.dumps(sparse)) < len(pickle.dumps(network())) + 1500
 
 
+@pytest.mark.parametrize("distill", [0.0, 1.0])
+def test_a_network_with_a_training_loss_of_its_own_is_refused(distill):
+    class Own(type(network())):
+        def training_loss(self, x, edge_index, y, mask):
+            return self.forward(x, edge_index)[mask].mean()
+
+    model = Own(FEATURES, 8, 2, CLASSES)
+    with pytest.raises(CallError, match="Own has a training_loss of its own"):
+        teddy.transform(model, graph(), distill=distill)
+    plan = teddy.transform(network(), graph()).plan
+    with pytest.raises(CallError, match="Own has a training_loss of its own"):
+        teddy.replay(model, plan)
+
+
 def test_networks_and_inputs_that_are_no_graphs_are_refused():
     with pytest.raises(CallError, match="Linear takes"):
         teddy.transform(nn.Linear(3, 3), torch.zeros(2, 3))
@@ -331,6 +352,9 @@ def test_networks_and_inputs_that_are_no_graphs_are_refused():
         teddy.transform(network(), graph(), criterion="degrees")
     with pytest.raises(CallError, match="weight_sparsity is a share"):
         teddy.transform(network(), graph(), weight_sparsity=2)
+    for option, wrong in (("seed", 0.5), ("seed", -1), ("seed", True), ("self_loops", 1), ("soft", "yes")):
+        with pytest.raises(CallError, match=f"{option} is"):
+            teddy.transform(network(), graph(), **{option: wrong})
     with pytest.raises(CallError, match="distill is the weight of a loss"):
         teddy.transform(network(), graph(), distill=-1)
     with pytest.raises(CallError, match="one graph"):
@@ -372,6 +396,20 @@ def test_a_run_keeps_a_sparse_network_that_was_distilled(run):
     assert model.teddy_teacher.abs().sum() > 0
 
 
+def test_a_transformed_folder_keeps_the_graph_and_the_protocol(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    changes = ["data.source=graph.npz", "data.split=random", "train.epochs=2", "model.args={hidden_channels: 8}"]
+    recipe = load_recipe("teddy_cora", [*changes, "seed=3"])
+    fit(recipe, tmp_path / "run", device="cpu")
+    options = {"graph_sparsity": 0.5, "distill": 0, "train": False}
+    transform_model(tmp_path / "run", [TransformSpec("teddy", options)], tmp_path / "sparse", device="cpu")
+    monkeypatch.chdir(tmp_path)
+    opened = open_model("sparse")
+    assert opened.recipe.data.source == str(file.absolute())
+    assert (opened.recipe.train, opened.recipe.seed) == (recipe.train, 3)
+    assert opened.example_inputs(1)[0].shape == (60, FEATURES)
+
+
 def test_a_transformed_run_predicts_and_is_exported(run, file, tmp_path):
     (report,) = transform_model(
         run, [TransformSpec("teddy", {"graph_sparsity": 0.5, "distill": 0})], tmp_path / "sparse", device="cpu"
@@ -381,4 +419,7 @@ def test_a_transformed_run_predicts_and_is_exported(run, file, tmp_path):
     assert [one.node for one in nodes] == list(range(60))
     exported = export(tmp_path / "sparse", tmp_path / "sparse.pt2")
     assert exported.batch == 1
-    assert (tmp_path / "sparse.pt2").is_file()
+    opened = open_model(tmp_path / "sparse")
+    inputs = opened.example_inputs(1)
+    program = torch.export.load(tmp_path / "sparse.pt2").module()
+    torch.testing.assert_close(program(*inputs), opened.model(*inputs))

@@ -23,7 +23,7 @@ from torchstone.seeding import seed_everything_at
 from torchstone.training.devices import resolve_device
 from torchstone.training.exporting import Exported, check_file, export_model
 from torchstone.training.predict import load_classifier
-from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TransformSpec
+from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec, TransformSpec
 from torchstone.training.runs import read_info
 from torchstone.training.tasks import Task, get_task, task_of
 from torchstone.training.transforming import EXAMPLES, finetuner
@@ -108,10 +108,12 @@ def _open_folder(folder: Path, size: int | None) -> OpenedModel:
 
 
 def _recipe_of(told: Mapping[str, Any]) -> Recipe | None:
-    """The graph that a transformed model's folder names, as a recipe: such a network has no example without it."""
+    """What a transformed model's folder says of its graph and protocol; such a network has no example without them."""
     if "graph" not in told:
         return None
-    return Recipe(model=ModelSpec(told["name"]), data=DataSpec(**told["graph"]), task=NODES)
+    train = TrainSpec(**told.get("train", {}))
+    data = DataSpec(**told["graph"])
+    return Recipe(model=ModelSpec(told["name"]), data=data, train=train, task=NODES, seed=told.get("seed", 0))
 
 
 def _open_for_data(spec: ModelSpec, source: str, size: int | None) -> OpenedModel:
@@ -211,7 +213,10 @@ def transform_model(
             reports.append(result.report)
     facts: dict[str, Any] = {}
     if opened.recipe is not None and opened.recipe.task == NODES:
-        facts = {"graph": asdict(opened.recipe.data)}
+        graph, path = asdict(opened.recipe.data), Path(opened.recipe.data.source)
+        if path.exists():
+            graph["source"] = str(path.absolute())  # the folder may be opened from elsewhere
+        facts = {"graph": graph, "train": asdict(opened.recipe.train), "seed": opened.recipe.seed}
     elif "preprocessing.json" not in opened.side_files:
         facts = {"size": opened.example_inputs(1)[0].shape[-1]}
     save_model(out, model, opened.name, opened.args, plans, facts)

@@ -108,7 +108,7 @@ def test_gradients_reach_every_parameter_and_dropout_acts_in_training(name):
     model, (x, edge_index) = build(name, dropout=0.5).train(), graph()
     assert not torch.equal(model(x, edge_index), model(x, edge_index))
     model.eval()(x, edge_index).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

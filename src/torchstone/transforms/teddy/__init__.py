@@ -128,8 +128,8 @@ def transform(
 
     Raises:
         UnknownName: no such criterion.
-        CallError: a network, graph or data that it cannot take, a share that is none, or distillation into a network
-            with a training loss of its own.
+        CallError: a network, graph, data or option that it cannot take; a network with a ``training_loss`` of its own,
+            which would train it by other calls than of its forward, on the whole graph and off the ball.
     """
     inputs = as_inputs(example_inputs)
     names = graph_inputs(model)
@@ -146,14 +146,14 @@ def transform(
         "seed": seed,
         "distill": None,
     }
-    _check(plan, names)
+    _check(plan, model, names)
     if not isinstance(distill, int | float) or not 0 <= distill < float("inf"):
         raise CallError(f"distill is the weight of a loss, 0 or more, got {distill!r}")
     kept = []
     graph, labels = _training_graph(model, data, inputs)
     can_distill = distill > 0 and (teacher is not None or finetune is not None)
     if can_distill and hasattr(model, "training_loss"):
-        raise CallError(f"{type(model).__name__} trains by a loss of its own, which knows no distillation: distill=0")
+        raise CallError(f"{type(model).__name__} is to be trained by an earlier distillation: distill=0")
     if can_distill and train and finetune is not None and labels is None:
         raise CallError("distillation trains on a graph with labels: give data, or distill=0")
     logits = _teacher_logits(model, graph, finetune, teacher) if can_distill else None
@@ -188,10 +188,10 @@ def replay(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
         plan: of :func:`transform`.
 
     Raises:
-        CallError: the network takes no graph.
+        CallError: the network takes no graph, has a training loss of its own, or the plan has wrong values.
     """
     names = graph_inputs(model)
-    _check(plan, names)
+    _check(plan, model, names)
     model = copy.deepcopy(model)
     trim = TrimEdges(
         names,
@@ -209,9 +209,21 @@ def replay(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _check(plan: Mapping[str, Any], names: Sequence[str]) -> None:
+def _check(plan: Mapping[str, Any], model: nn.Module, names: Sequence[str]) -> None:
+    own = getattr(model, "training_loss", None)
+    if own is not None and getattr(own, "func", None) is not _training_loss:
+        raise CallError(
+            f"{type(model).__name__} has a training_loss of its own, which does not go through the trimmed forward: "
+            "teddy takes networks that are trained by calls of their forward"
+        )
     check_share("graph_sparsity", plan["graph_sparsity"])
     check_share("weight_sparsity", plan["weight_sparsity"])
+    for name in ("self_loops", "soft"):
+        if not isinstance(plan[name], bool):
+            raise CallError(f"{name} is true or false, got {plan[name]!r}")
+    seed = plan["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise CallError(f"seed is an integer, 0 or more, got {seed!r}")
     if plan["criterion"] not in CRITERIA:
         raise unknown_name("criterion of teddy", plan["criterion"], CRITERIA)
     if plan["soft"] and "edge_value" not in names:

@@ -43,7 +43,8 @@ class TrimEdges:
         names: the network's inputs.
         sparsity: the share that is trimmed.
         criterion, self_loops, seed: see :func:`torchstone.transforms.teddy.edges.rank_edges`.
-        soft: in training keep all edges and give the network ``edge_value``, 0 for those that are to go.
+        soft: in training keep all edges and give the network ``edge_value``, 0 for those that are to go; it multiplies
+            the caller's.
     """
 
     last: tuple[Tensor, int, int, Tensor] | None = None
@@ -72,7 +73,8 @@ class TrimEdges:
         check_graph(x, edge_index, x.shape[-1])
         kept = self.kept(edge_index, x.shape[0])
         if self.soft and module.training:
-            given["edge_value"] = edge_values(kept, edge_index.shape[1]).to(x.dtype)
+            values, own = edge_values(kept, edge_index.shape[1]).to(x.dtype), given.get("edge_value")
+            given["edge_value"] = values if own is None else values * own
         else:
             for name in PER_EDGE:
                 if isinstance(given.get(name), Tensor):
