@@ -174,6 +174,11 @@ def compressed(matrix: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         return matrix.to_sparse_csr()
 
 
+def is_mostly_zero(x: Tensor) -> bool:
+    """Whether so few elements are not zero, below a tenth, that compressed rows are quicker than all of them."""
+    return bool(x.count_nonzero() < 0.1 * x.numel())
+
+
 def is_sparse(x: Tensor) -> bool:
     """Whether a tensor stores its nonzero elements only."""
     return x.layout != torch.strided

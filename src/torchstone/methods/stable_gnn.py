@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from torchstone.data.graphs import check_undirected
 from torchstone.errors import CallError
-from torchstone.layers.adjacency import check_graph, compressed, is_sparse
+from torchstone.layers.adjacency import check_graph, compressed, is_mostly_zero, is_sparse
 from torchstone.methods.method import Method
 from torchstone.models.graph.stable_gcn import (
     Discriminator,
@@ -58,9 +58,6 @@ PROTOCOL = {
     "clip_grad": None,
     "select": "best_score",
 }
-
-SPARSE_BELOW = 0.1
-"""The share of nonzero features below which they are kept in compressed rows."""
 
 
 # Views and loss -------------------------------------------------------------------------------------------------------
@@ -160,7 +157,7 @@ class StableGNN(Method):
         nodes = len(x)
         check_graph(x, edge_index, self.network.in_channels)
         check_undirected(edge_index, nodes)
-        if x.count_nonzero() < SPARSE_BELOW * x.numel():
+        if is_mostly_zero(x):
             x = x.to_sparse()  # coordinates: compressed rows cannot be copied
         self.register_buffer("x", x, persistent=False)
         kept = self.network.roughly_kept(self.features(), edge_index)

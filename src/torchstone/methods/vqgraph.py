@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchstone.errors import CallError, ShapeError
-from torchstone.layers.adjacency import compressed
+from torchstone.layers.adjacency import compressed, is_mostly_zero
 from torchstone.methods.method import Method
 from torchstone.models.graph.vqgraph import (
     VQGraphGCN,
@@ -65,9 +65,6 @@ PROTOCOL = {
     "schedule": "constant",
     "select": "best_score",
 }
-
-SPARSE_BELOW = 0.1
-"""The share of nonzero features below which they are kept in compressed rows."""
 
 LOG_PROBABILITIES_SUM_TO_ONE = 1e-3
 """How far from 0 the logarithm of the sum of a row's released probabilities may be, for rounding."""
@@ -246,7 +243,7 @@ class VQGraph(Method):
             CallError: there is neither a teacher nor what it said, or it was said of other nodes.
         """
         x, edge_index, y = data.graph.x, data.graph.edge_index, data.graph.y
-        sparse = x.count_nonzero() < SPARSE_BELOW * x.numel()
+        sparse = is_mostly_zero(x)
         self.x, self.y = (compressed(x) if sparse else x).to(self.device), y.to(self.device)
         (teacher,) = self._teacher
         if teacher is not None:

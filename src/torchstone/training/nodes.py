@@ -10,12 +10,9 @@ from torch.nn import functional as F
 
 from torchstone.data.graphs import GraphData, check_undirected
 from torchstone.errors import CallError
-from torchstone.layers.adjacency import compressed
+from torchstone.layers.adjacency import compressed, is_mostly_zero
 from torchstone.training.recipe import TrainSpec
 from torchstone.training.supervised import Supervised
-
-SPARSE_BELOW = 0.1
-"""The share of nonzero features below which a network that can is given compressed rows."""
 
 
 class NodeClassifier(Supervised):
@@ -54,7 +51,7 @@ class NodeClassifier(Supervised):
         x, edge_index = data.graph.x, data.graph.edge_index
         if getattr(model, "needs_undirected", False):
             check_undirected(edge_index, len(x))
-        if getattr(model, "takes_sparse_features", False) and x.count_nonzero() < SPARSE_BELOW * x.numel():
+        if getattr(model, "takes_sparse_features", False) and is_mostly_zero(x):
             x = compressed(x)
         self.num_classes = data.num_classes
         self.precomputed: tuple[Tensor, ...] | None = None

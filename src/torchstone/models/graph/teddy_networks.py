@@ -183,7 +183,11 @@ class GCN(GraphNetwork):
     ) -> None:  # fmt: skip
         super().__init__(in_channels, out_channels, num_layers, dropout)
         for sizes in widths(in_channels, hidden_channels, out_channels, num_layers):
-            self.convs.append(geometric.GCNConv(*sizes, bias=False))
+            self.convs.append(self.layer(*sizes))
+
+    @staticmethod
+    def layer(in_channels: int, out_channels: int) -> nn.Module:
+        return geometric.GCNConv(in_channels, out_channels, bias=False)
 
     def forward(self, x: Float[Tensor, "n f"], edge_index: Int[Tensor, "2 e"]) -> Float[Tensor, "n c"]:
         """Node features (N, F) and edges (2, E) to logits (N, C)."""
@@ -193,31 +197,15 @@ class GCN(GraphNetwork):
         return self.convs[-1](x, edge_index)
 
 
-class SAGE(GraphNetwork):
+class SAGE(GCN):
     """GraphSAGE with the mean of the neighbours, without biases; relu and dropout behind every layer but the last.
 
-    Args:
-        in_channels: features of a node.
-        out_channels: classes.
-        hidden_channels: width.
-        num_layers: layers.
-        dropout: rate behind the hidden layers.
+    Its arguments are those of :class:`GCN`.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, hidden_channels: int = 512, num_layers: int = 2,
-        dropout: float = 0.5,
-    ) -> None:  # fmt: skip
-        super().__init__(in_channels, out_channels, num_layers, dropout)
-        for sizes in widths(in_channels, hidden_channels, out_channels, num_layers):
-            self.convs.append(SAGEConv(*sizes))
-
-    def forward(self, x: Float[Tensor, "n f"], edge_index: Int[Tensor, "2 e"]) -> Float[Tensor, "n c"]:
-        """Node features (N, F) and edges (2, E) to logits (N, C)."""
-        self.check(x, edge_index)
-        for conv in self.convs[:-1]:
-            x = F.dropout(conv(x, edge_index).relu(), self.dropout, self.training)
-        return self.convs[-1](x, edge_index)
+    @staticmethod
+    def layer(in_channels: int, out_channels: int) -> nn.Module:
+        return SAGEConv(in_channels, out_channels)
 
 
 class GIN(GraphNetwork):

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.errors import CallError, unknown_name
-from torchstone.layers.adjacency import check_graph, compressed
+from torchstone.layers.adjacency import check_graph, compressed, is_mostly_zero
 from torchstone.transforms.contract import Batches, Finetune, Plan, Report, Result, as_inputs
 from torchstone.transforms.teddy.edges import (
     CRITERIA,
@@ -81,9 +81,6 @@ __all__ = [
 
 TEACHER = "teddy_teacher"
 """The buffer of a network that is still to be trained: the dense network's logits (N, C)."""
-
-SPARSE_BELOW = 0.1
-"""The share of nonzero features below which a network that can is given compressed rows."""
 
 
 def transform(
@@ -262,7 +259,7 @@ def _training_graph(
         raise CallError(
             f"teddy learns from one graph, a single batch ((x, edge_index), labels); the data have {len(batches)}"
         ) from None
-    if getattr(model, "takes_sparse_features", False) and x.count_nonzero() < SPARSE_BELOW * x.numel():
+    if getattr(model, "takes_sparse_features", False) and is_mostly_zero(x):
         x = compressed(x)
     return (x, edge_index), labels
 
