@@ -31,7 +31,8 @@ from torchstone.training import load_recipe
 from torchstone.training.fit import evaluate, fit
 from torchstone.training.runs import load_run
 
-RESULT = Path(__file__).parent / "results" / "claims" / "stable_gnn.json"
+RESULTS = Path(__file__).parent / "results"
+RESULT, TABLE = RESULTS / "claims" / "stable_gnn.json", RESULTS / "tables" / "stable_gnn.json"
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "stable_gnn_rate.svg"
 NAMES = {"gcn": "GCN", "gcn_jaccard": "GCN-Jaccard", "stable": "STABLE"}
 CASES = (  # graph and share of edges that Metattack changed, what matters most first
@@ -44,7 +45,9 @@ CASES = (  # graph and share of edges that Metattack changed, what matters most 
     ("cora", 0.15),
     ("citeseer", 0.0),
 )
-PAPER = {  # per cent: STABLE of the main table; GCN and GCN-Jaccard on Cora of the introduction's
+PAPER = {
+    # Per cent. GCN and GCN-Jaccard on Cora: the table of the paper's introduction. STABLE, and GCN elsewhere: the main
+    # table, rounded, as others list it; not checked against the paper.
     ("cora", 0.0): {"gcn": 83.56, "gcn_jaccard": 81.79, "stable": 85.6},
     ("cora", 0.05): {"gcn": 76.36, "gcn_jaccard": 80.23, "stable": 81.4},
     ("cora", 0.1): {"gcn": 71.62, "gcn_jaccard": 74.65, "stable": 80.5},
@@ -138,6 +141,18 @@ def verdict(rows: list[dict[str, Any]]) -> str:
     return "yes" if len(parts) == 3 and all(parts) else "partly" if any(parts) else "no"
 
 
+def beside_the_paper(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every score as a row of its own."""
+    return {
+        f"{row['graph']}, {100 * row['rate']:g} % of the edges changed, {NAMES[network]}": {
+            "paper": {"mean": row["paper"][network], "runs": 10} if network in row["paper"] else None,
+            "ours": {"mean": ours["mean"], "std": ours["std"], "seeds": len(ours["scores"])},
+        }
+        for row in sorted(rows, key=lambda r: (r["graph"], r["rate"]))
+        for network, ours in row["accuracy"].items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="the folder of robust_citation; without it only the figure is drawn")
@@ -153,13 +168,11 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         for count, (graph, rate) in enumerate(CASES[: given.cases], start=1):
             rows.append(on(graph, rate, given))
-            write_result(
-                RESULT,
-                command=f"python benchmarks/table_stable_gnn.py --data FOLDER --seeds {given.seeds} "
-                f"--pretrain {given.pretrain} --cases {count}",
-                seeds=range(given.seeds),
-                results={"table": rows, "holds": verdict(rows)},
-            )
+            command = f"python benchmarks/table_stable_gnn.py --data FOLDER --seeds {given.seeds} "
+            command += f"--pretrain {given.pretrain} --cases {count}"
+            results = {"table": rows, "holds": verdict(rows)}
+            write_result(RESULT, command=command, seeds=range(given.seeds), results=results)
+            write_result(TABLE, command=command, seeds=range(given.seeds), results=beside_the_paper(rows))
     cora = sorted(
         (row for row in read_json(RESULT)["results"]["table"] if row["graph"] == "cora"), key=lambda r: r["rate"]
     )

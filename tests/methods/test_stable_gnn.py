@@ -443,6 +443,37 @@ def test_degrees_count_what_is_present():
     assert degrees(edge_index, torch.tensor([True, False, True]), 3).tolist() == [0, 2, 0]
 
 
+@pytest.mark.parametrize("name", ["stable_gnn_cora", "stable_gcn_cora"])
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path, name):
+    """Pre-training, whose views are drawn once, and the classifier on the mended graph."""
+    x, edge_index = binary_graph()
+    np.savez(tmp_path / "graph.npz", x=x.numpy(), edge_index=edge_index.numpy(), y=np.arange(N) % C)
+    changes = {
+        "model.name": "stable_gcn",
+        "model.args": "{embedding_channels: 12, neighbours: 2}",
+        "data.source": tmp_path / "graph.npz",
+        "data.split": "random",
+        "train.epochs": 5,
+        "train.patience": "null",
+        "train.checkpoint_epochs": 2,
+    }
+    recipe = load_recipe(name, [f"{key}={value}" for key, value in changes.items()])
+
+    def kill(progress):
+        if progress.epoch == 3:
+            raise KeyboardInterrupt
+
+    whole = fit(recipe, tmp_path / "whole", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, tmp_path / "killed", device="cpu", progress=kill)
+    resumed = fit(recipe, tmp_path / "killed", device="cpu")
+    assert 0 < resumed.trained < 5
+    for file in sorted(path.name for path in whole.path.glob("*.safetensors")):
+        assert (whole.path / file).read_bytes() == (resumed.path / file).read_bytes(), file
+    rows = [[{**row, "seconds": 0} for row in run.rows] for run in (whole, resumed)]
+    assert rows[0] == rows[1]
+
+
 # --- attacked graphs
 
 
