@@ -1,10 +1,7 @@
 """What all tests share: one thread per worker, the time budget of each system, tools that are started once, and the
 count of what is not there yet."""
 
-import importlib
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 
 for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch is loaded; pytest-xdist fills the cores
     os.environ.setdefault(_threads, "1")
@@ -84,9 +81,8 @@ def warm_onnx(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def warm_process():
-    """Another process, which has imported the libraries that networks come from, and nothing else."""
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, fresh, initializer=importlib.import_module, initargs=("timm",)) as process:
-        process.submit(os.getpid).result()  # it has started
-        yield process
+def warm_processes():
+    """The server that forks other processes has torch and timm in memory."""
+    from torchstone.instruments.processes import in_process
+
+    assert in_process(abs, -1) == 1
