@@ -63,6 +63,14 @@ def _with_a_dynamic_batch(layer):
 
 
 @pytest.fixture(scope="session")
+def warm_data():
+    """Import what bundled and tabular data are read with, once."""
+    import pandas  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import sklearn.datasets  # noqa: F401
+
+
+@pytest.fixture(scope="session")
 def warm_compiler():
     """Start the compiler once, forwards, backwards and with a dynamic batch, on a layer of its own."""
     layer = torch.compile(_Layer(), fullgraph=True, backend="aot_eager")
