@@ -52,11 +52,16 @@ def exported(mini, card, warm_compiler):
         return torch.export.export(copy.deepcopy(mini), (images(card),), dynamic_shapes=({0: batch},))
 
 
+@pytest.fixture(scope="module")
+def exported_module(exported):
+    return exported.module()
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_exported_with_a_dynamic_batch(card, mini, exported, batch):
+def test_exported_with_a_dynamic_batch(card, mini, exported_module, batch):
     x = images(card, batch, seed=1)
     with torch.no_grad():
-        assert_same(exported.module()(x), mini(x))
+        assert_same(exported_module(x), mini(x))
 
 
 def test_onnx_with_a_dynamic_batch(card, mini, exported, warm_onnx, tmp_path):

@@ -26,7 +26,7 @@ def key(request):
 
 
 @pytest.fixture(scope="module")
-def small(key):
+def small(key, warm_timm, warm_data):
     return Small(key)
 
 

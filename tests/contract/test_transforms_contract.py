@@ -2,27 +2,17 @@
 
 import copy
 import json
-import subprocess
-import sys
+import os
 
 import pytest
 import torch
+from _loading import load_and_answer
 from _transform import TRANSFORMS, domain_of, first_that_fits, transformed
 from safetensors.torch import load_file, save_file
 
 from torchstone.errors import CallError, UnknownName
+from torchstone.instruments.processes import in_process
 from torchstone.transforms import apply, load_model, names, options_of, replay, save_model
-
-LOAD = """
-import sys
-import torch
-from safetensors.torch import load_file, save_file
-from torchstone.transforms import load_model
-
-inputs = [tensor for _, tensor in sorted(load_file(sys.argv[1]).items())]
-with torch.no_grad():
-    save_file({folder: load_model(folder)(*inputs) for folder in sys.argv[3:]}, sys.argv[2])
-"""
 
 
 @pytest.fixture(
@@ -97,7 +87,7 @@ def test_a_plan_gives_the_structure_again_without_data(one):
     assert repr(again) == repr(result.model)
 
 
-def test_saved_and_loaded_in_another_process_the_outputs_are_equal(results, domain, tmp_path):
+def test_saved_and_loaded_in_another_process_the_outputs_are_equal(results, domain, tmp_path, warm_processes):
     inputs = domain.inputs(7)
     save_file({str(place): tensor for place, tensor in enumerate(inputs)}, tmp_path / "inputs.safetensors")
     folders = {}
@@ -106,9 +96,8 @@ def test_saved_and_loaded_in_another_process_the_outputs_are_equal(results, doma
         save_model(tmp_path / library, result.model, name, domain.args_of(name), [result.plan])
         assert {path.name for path in (tmp_path / library).iterdir()} == {"model.json", "model.safetensors"}
     answers = tmp_path / "answers.safetensors"
-    command = [sys.executable, "-c", LOAD, str(tmp_path / "inputs.safetensors"), str(answers), *folders]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    other = in_process(load_and_answer, tmp_path / "inputs.safetensors", answers, list(folders))
+    assert other != os.getpid()
     loaded = load_file(answers)
     for folder, model in folders.items():
         with torch.no_grad():

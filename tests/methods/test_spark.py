@@ -296,7 +296,7 @@ def test_bf16_forward_and_backward():
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in used)
 
 
-def test_it_compiles_whole():
+def test_it_compiles_whole(warm_compiler):
     ours = SparK(create_model("convnext_mini32", num_classes=0, depths=(1, 1, 1)), width=16).eval()
     images = torch.randn(2, 3, 32, 32)
     visible = ours.draw_mask(images)
