@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export UV_LINK_MODE ?= copy
+# Packages are compiled once, at installation, and not anew by every process of the tests.
+export UV_COMPILE_BYTECODE ?= 1
 
 .PHONY: demo test lint docs clean
 .DEFAULT_GOAL := demo
