@@ -30,6 +30,7 @@ from torchstone.methods.infomgf import (
     top_similarities,
     upper_bound,
 )
+from torchstone.methods.infomgf.graphs import Search
 from torchstone.training.fit import fit
 from torchstone.training.pretraining import load_method
 from torchstone.training.recipe import Recipe, load_recipe
@@ -110,6 +111,33 @@ def test_neighbours_are_the_most_similar_rows_and_the_row_itself():
     torch.testing.assert_close(values[:, 0], torch.ones(15))
     assert torch.equal(found[:, 0], torch.arange(15))
     assert (values.diff(dim=1) <= 0).all()
+
+
+def test_rows_that_were_searched_are_not_compared_again_and_have_the_same_gradient():
+    h, search = torch.rand(20, 5).requires_grad_(), Search()
+    first, second = (top_similarities(h, 3, search=search)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(*(torch.autograd.grad(one.square().sum(), h)[0] for one in (first, second)))
+    search.values.zero_()
+    assert not top_similarities(h.detach().clone(), 3, search=search)[0].any()  # what is kept is what comes back
+    for other, k in ((h.detach() + torch.rand(20, 5), 3), (h, 4), (h.double(), 3)):
+        torch.testing.assert_close(top_similarities(other, k, search=search), top_similarities(other, k))
+    assert copy.deepcopy(search).rows is None
+
+
+def test_features_given_by_their_entries_are_encoded_as_the_dense_ones():
+    encoder = small().network.double()
+    x = torch.rand(12, encoder.in_channels, dtype=torch.float64)
+    x = x * (torch.rand(x.shape) < 0.2)
+    graph = WeightedGraph.from_dense(torch.rand(12, 12, dtype=torch.float64))
+    found = [encoder.eval().encode(one, graph.propagate) for one in (x, WeightedGraph.from_dense(x))]
+    torch.testing.assert_close(*found)
+    slopes = [torch.autograd.grad(one.square().sum(), list(encoder.parameters())) for one in found]
+    torch.testing.assert_close(*slopes)
+    encoder.train()
+    kept = WeightedGraph.from_dense(x)
+    draws = torch.stack([encoder.encode(kept, graph.propagate) for _ in range(5)])
+    assert (draws.std(0) > 0).any()  # dropout acts on the entries
 
 
 @pytest.mark.parametrize("form", [averaged_neighbours, summed_neighbours])

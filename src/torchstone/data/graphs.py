@@ -217,7 +217,9 @@ def _edges(edges: np.ndarray, nodes: int, directed: bool) -> Tensor:
     edge_index = edges.astype(np.int64)
     if not directed:
         forth, first = np.unique(edge_index[0] * nodes + edge_index[1], return_index=True)
-        missing = np.setdiff1d(forth % nodes * nodes + forth // nodes, forth)
+        back = np.sort(forth % nodes * nodes + forth // nodes)
+        place = np.searchsorted(forth, back)
+        missing = back[np.append(forth, -1)[place] != back]
         edge_index = np.concatenate([edge_index[:, np.sort(first)], [missing // nodes, missing % nodes]], axis=1)
     return torch.from_numpy(edge_index)
 

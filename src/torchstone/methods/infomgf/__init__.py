@@ -95,6 +95,9 @@ PROTOCOL = {"optimizer": "adam", "lr": 1e-2, "weight_decay": 0.0, "schedule": "c
 
 LOWEST_TEMPERATURE = 0.025
 
+MOSTLY_ZEROS = 0.25
+"""Up to this share of entries that are not zero, the encoder is given these entries alone."""
+
 AUGMENTATIONS = {  # of the generative gate, temperature and bias
     "generative": (0.5, 0.5),
     "generative_stochastic": (1.0, 1e-4),
@@ -132,6 +135,7 @@ class InfoMGF(Method):
 
     network: GraphEncoder
     x: Tensor
+    edges_x: Tensor | None
     steps: Tensor
 
     def __init__(
@@ -197,7 +201,7 @@ class InfoMGF(Method):
             self.augmenter_optimizer = CarriedAdam(self.augmenter, augmenter_lr)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.views: list[str] = []  # of the graph at hand, in the order of the learners
-        self.structures: list[Structure] = []
+        self.structures: dict[str, Structure] = {}  # by the names of the buffers of edges
 
     # --- the data
 
@@ -241,7 +245,12 @@ class InfoMGF(Method):
         device = self.steps.device
         x = x.to(device)
         self.register_buffer("x", x, persistent=False)
-        self.views, self.structures = names, []
+        self.views, self.structures = names, {}
+        self.register_buffer("edges_x", None, persistent=False)
+        if x.count_nonzero() <= MOSTLY_ZEROS * x.numel():
+            sparse = WeightedGraph.from_dense(x)
+            self.register_buffer("edges_x", sparse.edge_index, persistent=False)
+            self.register_buffer("weight_x", sparse.weight, persistent=False)
         for index, name in enumerate(names):
             structure = view_structure(views[name].to(device), len(x))
             graph = normalized(structure, torch.ones(structure.edge_index.shape[1], device=device))
@@ -255,13 +264,14 @@ class InfoMGF(Method):
     def given_graphs(self) -> dict[str, WeightedGraph]:
         """The normalised graphs of the views, as they were given."""
         self._check_observed()
-        edges = [self.get_buffer(f"edges_{index}") for index in range(len(self.views))]
-        known = [structure.edge_index for structure in self.structures]
-        if len(known) != len(edges) or any(one is not other for one, other in zip(known, edges, strict=True)):
-            self.structures = [Structure(one, len(self.x)) for one in edges]  # new, moved or copied
-        weights = [self.get_buffer(f"weight_{index}") for index in range(len(self.views))]
-        graphs = [WeightedGraph(*pair) for pair in zip(self.structures, weights, strict=True)]
-        return dict(zip(self.views, graphs, strict=True))
+        return {name: self._graph(str(index)) for index, name in enumerate(self.views)}
+
+    def _graph(self, name: str, num_sources: int | None = None) -> WeightedGraph:
+        """The graph whose buffers have a name; its structure is computed anew where they are new, moved or copied."""
+        edges, known = self.get_buffer(f"edges_{name}"), self.structures.get(name)
+        if known is None or known.edge_index is not edges:
+            known = self.structures[name] = Structure(edges, len(self.x), num_sources)
+        return WeightedGraph(known, self.get_buffer(f"weight_{name}"))
 
     def view_features(self) -> list[Float[Tensor, "n f"]]:
         """f_v of every view, (N, F)."""
@@ -295,7 +305,9 @@ class InfoMGF(Method):
         """The encoder's embeddings of length one, (N, out_channels), on a graph; the fused one when not given."""
         self._check_observed()
         graph = self.fused_graph() if graph is None else graph
-        return F.normalize(self.network.encode(self.x, graph.propagate))
+        sparse = self.edges_x is not None
+        x = self._graph("x", self.x.shape[1]) if sparse else self.x
+        return F.normalize(self.network.encode(x, graph.propagate))
 
     # --- the contrast
 

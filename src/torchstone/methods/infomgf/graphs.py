@@ -15,21 +15,28 @@ from torch.nn import functional as F
 
 from torchstone.errors import ShapeError
 
-BLOCK = 1000
+BLOCK = 512
 """Rows of similarities that are held at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """Which entries of an (N, N) matrix are there: edges without repetition, sorted by target, then by source.
+    """Which entries of an (N, M) matrix are there: edges without repetition, sorted by target, then by source.
 
     Attributes:
         edge_index: (2, E), row 0 the sources (columns), row 1 the targets (rows).
         num_nodes: N.
+        num_sources: M, where the sources are no nodes; N otherwise.
     """
 
     edge_index: Tensor
     num_nodes: int
+    num_sources: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, M)."""
+        return self.num_nodes, self.num_nodes if self.num_sources is None else self.num_sources
 
     @cached_property
     def loops(self) -> Tensor:
@@ -48,17 +55,17 @@ class Structure:
 
     @cached_property
     def columns(self) -> Tensor:
-        """Where each row of the transposed matrix begins, (N + 1,)."""
-        return _row_starts(self.edge_index[0], self.num_nodes)
+        """Where each row of the transposed matrix begins, (M + 1,)."""
+        return _row_starts(self.edge_index[0], self.shape[1])
 
     def matrix(self, weight: Tensor) -> Tensor:
         """The matrix in compressed rows; entry [i, j] is the weight of the edge j -> i."""
-        return _compressed_rows(self.rows, self.edge_index[0], weight, self.num_nodes)
+        return _compressed_rows(self.rows, self.edge_index[0], weight, self.shape)
 
     def transposed(self, weight: Tensor) -> Tensor:
         """Its transpose in compressed rows."""
         order = self.transposing
-        return _compressed_rows(self.columns, self.edge_index[1][order], weight[order], self.num_nodes)
+        return _compressed_rows(self.columns, self.edge_index[1][order], weight[order], self.shape[::-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +86,17 @@ class WeightedGraph:
         return self.structure.edge_index
 
     @classmethod
-    def from_dense(cls, matrix: Float[Tensor, "n n"]) -> WeightedGraph:
-        """The nonzero entries of a matrix (N, N), entry [i, j] being the edge j -> i."""
+    def from_dense(cls, matrix: Float[Tensor, "n m"]) -> WeightedGraph:
+        """The nonzero entries of a matrix (N, M), entry [i, j] being the edge j -> i."""
         target, source = matrix.nonzero(as_tuple=True)
-        return cls(Structure(torch.stack([source, target]), len(matrix)), matrix[target, source])
+        return cls(Structure(torch.stack([source, target]), *matrix.shape), matrix[target, source])
 
-    def to_dense(self) -> Float[Tensor, "n n"]:
-        """The matrix (N, N), entry [i, j] being the weight of the edge j -> i."""
+    def to_dense(self) -> Float[Tensor, "n m"]:
+        """The matrix (N, M), entry [i, j] being the weight of the edge j -> i."""
         source, target = self.edge_index
-        nodes = self.structure.num_nodes
-        return self.weight.new_zeros(nodes, nodes).index_put((target, source), self.weight)
+        return self.weight.new_zeros(self.structure.shape).index_put((target, source), self.weight)
 
-    def propagate(self, x: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    def propagate(self, x: Float[Tensor, "m c"]) -> Float[Tensor, "n c"]:
         """A x, with gradients to both: entry i is the sum over edges j -> i of w_ji x_j."""
         with torch.autocast(x.device.type, enabled=False):  # sparse products know float32 and float64 only
             exact = x if x.dtype == torch.float64 else x.float()
@@ -140,8 +146,33 @@ def normalized(structure: Structure, weight: Float[Tensor, " e"]) -> WeightedGra
     return WeightedGraph(structure, scale[source] * weight * scale[target])
 
 
+class Search:
+    """What was found last, so that the same rows are not searched again; copies and files of it are empty."""
+
+    def __init__(self) -> None:
+        self.rows: Tensor | None = None
+        self.values = self.found = torch.empty(0)
+
+    def __reduce__(self) -> tuple[type[Search], tuple[()]]:
+        return Search, ()
+
+    def holds(self, rows: Tensor, count: int) -> bool:
+        """Whether it is the search for ``count`` neighbours of just these rows."""
+        known = self.rows
+        if known is None or self.found.shape[1] != count or (known.device, known.dtype) != (rows.device, rows.dtype):
+            return False
+        return torch.equal(known, rows)
+
+    def keep(self, rows: Tensor, values: Tensor, found: Tensor) -> None:
+        self.rows, self.values, self.found = rows.detach(), values, found
+
+
 def averaged_neighbours(
-    h: Float[Tensor, "n c"], neighbours: int, edge_dropout: float = 0.0, block: int = BLOCK
+    h: Float[Tensor, "n c"],
+    neighbours: int,
+    edge_dropout: float = 0.0,
+    block: int = BLOCK,
+    search: Search | None = None,
 ) -> WeightedGraph:
     """The refined graph as the paper has it: ReLU((S + S^T) / 2), normalised, S being the top similarities of each row.
 
@@ -152,8 +183,9 @@ def averaged_neighbours(
         neighbours: k.
         edge_dropout: the rate at which entries of the normalised matrix are dropped.
         block: rows that are compared at once; memory is block x N.
+        search: see :func:`top_similarities`.
     """
-    values, found = top_similarities(h, neighbours, block)
+    values, found = top_similarities(h, neighbours, block, search)
     both = torch.cat([values.flatten(), values.flatten()]) / 2
     structure, weight = _merged(found, both)
     graph = normalized(structure, weight.relu())
@@ -161,7 +193,11 @@ def averaged_neighbours(
 
 
 def summed_neighbours(
-    h: Float[Tensor, "n c"], neighbours: int, edge_dropout: float = 0.0, block: int = BLOCK
+    h: Float[Tensor, "n c"],
+    neighbours: int,
+    edge_dropout: float = 0.0,
+    block: int = BLOCK,
+    search: Search | None = None,
 ) -> WeightedGraph:
     """The refined graph as the authors compute it for large N: S + S^T, S normalised before by rows and columns.
 
@@ -171,10 +207,10 @@ def summed_neighbours(
     0 here and NaN in the authors' code, which assumes features that are not negative.
 
     Args:
-        h, neighbours, block: as in :func:`averaged_neighbours`.
+        h, neighbours, block, search: as in :func:`averaged_neighbours`.
         edge_dropout: the rate at which entries of S and of S^T are dropped.
     """
-    values, found = top_similarities(h, neighbours, block)
+    values, found = top_similarities(h, neighbours, block, search)
     sums = values.sum(1).index_add(0, found.flatten(), values.flatten())
     scale = _inverse_root(sums)
     values = (values * scale[:, None] * scale[found]).relu().flatten()
@@ -183,12 +219,18 @@ def summed_neighbours(
 
 
 def top_similarities(
-    h: Float[Tensor, "n c"], neighbours: int, block: int = BLOCK
+    h: Float[Tensor, "n c"], neighbours: int, block: int = BLOCK, search: Search | None = None
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """Cosine similarities of every row to the k + 1 most similar rows, itself included, and which rows these are.
 
-    All pairs are compared, ``block`` rows at a time, so that memory is O(block N); gradients reach the similarities
-    that were kept.
+    All pairs are compared, each once, ``block`` rows at a time, so that memory is O(block N); gradients reach the
+    similarities that were kept.
+
+    Args:
+        h: features, (N, C).
+        neighbours: k.
+        block: rows that are compared at once.
+        search: where the outcome is kept; if it holds that of equal rows, nothing is compared.
 
     Raises:
         ShapeError: fewer than k + 1 rows.
@@ -197,7 +239,7 @@ def top_similarities(
         raise ShapeError(f"{neighbours} neighbours and the node itself need more than {len(h)} nodes")
     with torch.autocast(h.device.type, enabled=False):  # neighbours found at half precision would be others
         exact = h if h.dtype == torch.float64 else h.float()
-        values, found = _TopSimilarities.apply(F.normalize(exact), neighbours + 1, block)
+        values, found = _TopSimilarities.apply(F.normalize(exact), neighbours + 1, block, search)
     return values, found
 
 
@@ -205,24 +247,49 @@ class _TopSimilarities(torch.autograd.Function):
     """The largest entries of each row of h h^T and their columns; with G their gradient, h's is G h + G^T h."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, count: int, block: int) -> tuple[Tensor, Tensor]:
-        parts = [(rows @ h.t()).topk(count) for rows in h.split(block)]
-        values, found = (torch.cat(one) for one in zip(*parts, strict=True))
+    def forward(ctx: Any, h: Tensor, count: int, block: int, search: Search | None) -> tuple[Tensor, Tensor]:
+        search = Search() if search is None else search
+        if not search.holds(h, count):
+            search.keep(h, *_largest(h, count, block))
+        values, found = search.values.clone(), search.found.clone()
         ctx.save_for_backward(h, found)
         ctx.mark_non_differentiable(found)
         return values, found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         h, found = ctx.saved_tensors
         nodes, count = found.shape
         weight, order = gradient.flatten(), found.flatten().argsort(stable=True)
         starts = torch.arange(nodes + 1, device=h.device) * count
-        matrix = _compressed_rows(starts, found.flatten(), weight, nodes)
+        matrix = _compressed_rows(starts, found.flatten(), weight, (nodes, nodes))
         columns = _row_starts(found.flatten(), nodes)
-        transposed = _compressed_rows(columns, order // count, weight[order], nodes)
-        return matrix @ h + transposed @ h, None, None
+        transposed = _compressed_rows(columns, order // count, weight[order], (nodes, nodes))
+        return matrix @ h + transposed @ h, None, None, None
+
+
+def _largest(h: Tensor, count: int, block: int) -> tuple[Tensor, Tensor]:
+    """The largest entries of each row of h h^T, and their columns."""
+    values = h.new_full((len(h), count), -torch.inf)
+    found = torch.zeros(len(h), count, dtype=torch.int64, device=h.device)
+    for start in range(0, len(h), block):
+        end = min(start + block, len(h))
+        similarities = h[start:end] @ h[start:].t()  # those with rows before the block are known from their blocks
+        _keep_largest(values[start:end], found[start:end], similarities, start)
+        if end < len(h):
+            _keep_largest(values[end:], found[end:], similarities[:, end - start :].t().contiguous(), start)
+    return values, found
+
+
+def _keep_largest(values: Tensor, found: Tensor, new: Tensor, first: int) -> None:
+    """Keep of the values (R, K) and the new ones (R, C), those of rows ``first``, ``first + 1``, ..., the K largest."""
+    count = values.shape[1]
+    best, place = new.topk(min(count, new.shape[1]))
+    both, where = torch.cat([values, best], 1), torch.cat([found, place + first], 1)
+    best, place = both.topk(count)
+    values.copy_(best)
+    found.copy_(where.gather(1, place))
 
 
 def _merged(found: Tensor, both: Tensor) -> tuple[Structure, Tensor]:
@@ -246,10 +313,10 @@ def _row_starts(rows: Tensor, nodes: int) -> Tensor:
     return F.pad(counts.cumsum(0), (1, 0))
 
 
-def _compressed_rows(starts: Tensor, columns: Tensor, weight: Tensor, nodes: int) -> Tensor:
+def _compressed_rows(starts: Tensor, columns: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
     with warnings.catch_warnings():  # torch says of this layout that it is new
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(starts, columns, weight, (nodes, nodes), check_invariants=False)
+        return torch.sparse_csr_tensor(starts, columns, weight, shape, check_invariants=False)
 
 
 def _inverse_root(degree: Tensor) -> Tensor:

@@ -10,30 +10,31 @@ from torch.utils.checkpoint import checkpoint
 
 from torchstone.errors import ShapeError
 
-BLOCK = 2048
-"""Rows of the (N, N) similarities that are held at once."""
+ENTRIES = 2**24
+"""Entries of the (N, N) similarities that are held at once."""
 
 
 def lower_bound(
-    a: Float[Tensor, "n c"], b: Float[Tensor, "n c"], temperature: float = 0.2, block: int = BLOCK
+    a: Float[Tensor, "n c"], b: Float[Tensor, "n c"], temperature: float = 0.2, block: int | None = None
 ) -> Float[Tensor, " n"]:
     """What InfoNCE leaves of the information that ``a`` and ``b`` share, for every node; less is more information.
 
         M_ij = exp(cos(a_i, b_j) / t),   l_i = -1/2 (log M_ii / sum_j M_ij + log M_ii / sum_j M_ji)
 
     Above ``block`` nodes the rows of M are computed a block at a time, and again for the gradient, so that memory is
-    O(block N).
+    O(block N); by default that is above 4096 nodes, and memory is no more than theirs.
 
     Args:
         a, b: embeddings of the same nodes, (N, C).
         temperature: t; below 0.025 M underflows in float32.
-        block: rows of M that are held at once.
+        block: rows of M that are held at once; when not given, :data:`ENTRIES` entries.
 
     Returns:
         The losses of the nodes, (N,).
     """
     _check(a, b)
     a, b = F.normalize(a, eps=1e-10), F.normalize(b, eps=1e-10)
+    block = max(1, ENTRIES // max(1, len(a))) if block is None else block
     rows, columns = [], torch.zeros((), dtype=a.dtype, device=a.device)
     for part in a.split(block):
         if len(a) > block and torch.is_grad_enabled():
@@ -48,7 +49,7 @@ def lower_bound(
 
 def _sums(a: Tensor, b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Sums of the rows and of the columns of exp((a b^T - 1) / t), which no temperature lets overflow."""
-    m = ((a @ b.t() - 1) / temperature).exp()
+    m = torch.addmm(a.new_full((), -1 / temperature), a / temperature, b.t()).exp_()
     return m.sum(1), m.sum(0)
 
 

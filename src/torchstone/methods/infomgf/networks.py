@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torchstone.errors import CallError
 from torchstone.layers.adjacency import check_graph, normalized_adjacency, propagate_hops
 from torchstone.methods.infomgf.graphs import (
+    Search,
     WeightedGraph,
     averaged_neighbours,
     normalized,
@@ -33,13 +34,15 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 
 class GraphConvolution(nn.Module):
-    """``A (x W + b)``: the bias is propagated too."""
+    """``A (x W + b)``: the bias is propagated too; ``x`` may be given by its nonzero entries."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(in_channels, out_channels)
 
-    def forward(self, x: Float[Tensor, "n c"], propagate: Propagate) -> Float[Tensor, "n d"]:
+    def forward(self, x: Float[Tensor, "n c"] | WeightedGraph, propagate: Propagate) -> Float[Tensor, "n d"]:
+        if isinstance(x, WeightedGraph):
+            return propagate(x.propagate(self.linear.weight.t()) + self.linear.bias)
         return propagate(self.linear(x))
 
 
@@ -89,9 +92,15 @@ class GraphEncoder(nn.Module):
         self.dropout = _rate("dropout", dropout)
         self.layers = _convolutions(in_channels, hidden_channels, out_channels, num_layers)
 
-    def encode(self, x: Float[Tensor, "n f"], propagate: Propagate) -> Float[Tensor, "n c"]:
-        """(N, in_channels) to (N, out_channels), with the sums over neighbours as a function."""
-        x = F.dropout(x, self.dropout, self.training)
+    def encode(self, x: Float[Tensor, "n f"] | WeightedGraph, propagate: Propagate) -> Float[Tensor, "n c"]:
+        """(N, in_channels) to (N, out_channels), with the sums over neighbours as a function.
+
+        Features that are mostly zeros may be given by their other entries, as the graph of edges feature -> node.
+        """
+        if isinstance(x, WeightedGraph):
+            x = WeightedGraph(x.structure, F.dropout(x.weight, self.dropout, self.training))
+        else:
+            x = F.dropout(x, self.dropout, self.training)
         for layer in self.layers[:-1]:
             x = F.dropout(layer(x, propagate).relu(), self.dropout, self.training)
         return self.layers[-1](x, propagate)
@@ -232,6 +241,7 @@ class StructureLearner(nn.Module):
             if count < 1:
                 raise CallError(f"{name} must be at least 1, got {count}")
         self.neighbours, self.activation, self.form = neighbours, activation, form
+        self.search = Search()
         self.edge_dropout = _rate("edge_dropout", edge_dropout)
         self.layers = nn.ModuleList(ChannelWeights(channels) for _ in range(num_layers))
 
@@ -248,7 +258,9 @@ class StructureLearner(nn.Module):
         Raises:
             ShapeError: fewer than k + 1 nodes.
         """
-        return FORMS[self.form](self(features), self.neighbours, self.edge_dropout if self.training else 0.0)
+        return FORMS[self.form](
+            self(features), self.neighbours, self.edge_dropout if self.training else 0.0, search=self.search
+        )
 
 
 # Augmenter ------------------------------------------------------------------------------------------------------------
