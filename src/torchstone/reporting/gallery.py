@@ -105,7 +105,7 @@ def _where(content: dict[str, Any]) -> str:
 
 def _is_beside_the_paper(row: object) -> bool:
     """Whether a row says ``{"paper": {"mean": ..., "std": ...}, "ours": ..., "difference": ...,
-    "within_the_papers_spread": ...}``."""
+    "within_the_papers_spread": ...}``; the paper's ``std``, and whether ours is within it, are None where none is told."""
     if not isinstance(row, dict) or not {"paper", "ours", "difference", "within_the_papers_spread"} <= row.keys():
         return False
     return all(isinstance(row[whose], dict) and {"mean", "std"} <= row[whose].keys() for whose in ("paper", "ours"))
@@ -116,16 +116,18 @@ def _beside_the_paper(rows: dict[str, Any]) -> list[str]:
     lines = ["| | paper | ours | difference | within the paper's spread |", "|---|---|---|---|---|"]
     for name, row in rows.items():
         label = f"{name}, {row['network']}" if "network" in row else name
-        paper, ours = (_mean_and_spread(row[whose]) for whose in ("paper", "ours"))
-        within = "yes" if row["within_the_papers_spread"] else "no"
-        lines.append(f"| {label} | {paper} | {ours} | {row['difference']:+.2f} | {within} |")
+        decimals = 2 if row["paper"]["mean"] >= 1 else 4
+        paper, ours = (_mean_and_spread(row[whose], decimals) for whose in ("paper", "ours"))
+        within = {True: "yes", False: "no", None: "not told"}[row["within_the_papers_spread"]]
+        lines.append(f"| {label} | {paper} | {ours} | {row['difference']:+.{decimals}f} | {within} |")
     apart = [f"- {name}: {_where(row['measured'])}" for name, row in rows.items() if "measured" in row]
     return [*lines, "", *apart] if apart else lines
 
 
-def _mean_and_spread(score: dict[str, Any]) -> str:
+def _mean_and_spread(score: dict[str, Any], decimals: int) -> str:
     counts = ", ".join(f"{value} {name}" for name, value in score.items() if name not in ("mean", "std"))
-    return f"{score['mean']:.2f} ± {score['std']:.2f} ({counts})"
+    spread = "" if score["std"] is None else f" ± {score['std']:.{decimals}f}"
+    return f"{score['mean']:.{decimals}f}{spread} ({counts})"
 
 
 def _flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
