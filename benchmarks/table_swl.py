@@ -56,10 +56,9 @@ def row(kind: str, network: str, errors: list[float]) -> dict[str, Any]:
     paper = dict(zip(NETWORKS, PAPER[kind], strict=True))[network]
     mean, facts = float(np.mean(errors)), describe()
     return {
-        "paper": {"mean": paper, "std": None, "seeds": 5},
+        "paper": {"mean": paper, "seeds": 5},
         "ours": {"mean": round(mean, 4), "std": round(float(np.std(errors, ddof=1)), 4), "seeds": len(errors)},
         "difference": round(mean - paper, 4),
-        "within_the_papers_spread": None,
         "errors": [round(error, 4) for error in errors],
         "measured": {
             "command": COMMAND.format(kind, len(errors)),
