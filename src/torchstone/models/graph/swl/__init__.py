@@ -5,9 +5,9 @@ Zhang, Feng, Du, He and Wang, ICML 2023, arXiv 2302.07090.
 A subgraph network sees a graph as a bag of subgraphs, one for every node u, and so tells apart what plain message
 passing cannot. All such networks keep a state for every pair (u, v), v seen in the subgraph of u, and differ in what a
 pair collects. The paper shows that they fall into six classes, ordered by power in part, and which few sums suffice.
-Each step is strict, and PSWL(VS) compares with neither SWL(SV) nor GSWL:
+Each step is strict, and neither of SWL(SV) and PSWL(VS) is above the other:
 
-    SWL(VS) < SWL(SV) < GSWL < PSWL(SV) < SSWL,    SWL(VS) < PSWL(VS) < PSWL(SV)
+    SWL(VS) < SWL(SV) < PSWL(SV) < GSWL < SSWL,    SWL(VS) < PSWL(VS) < PSWL(SV)
 
     x_0[u, v] = type(v) + label(u, v)                                label: distance, or a mark at u, ...
     m_a[u, v] = MLP_a((1 + eps_a) x[u, v] + sum_a(x)[u, v])          a: an aggregation scheme
@@ -17,15 +17,16 @@ Each step is strict, and PSWL(VS) compares with neither SWL(SV) nor GSWL:
     test      network            schemes      pool  (each with the pair's own state)
     SWL(VS)   swl_vs             uL           VS    neighbours in the same subgraph
     SWL(SV)   swl_sv             uL           SV
-    GSWL      gswl               uL vG        VS    + the same node in all subgraphs
     PSWL(VS)  pswl_vs            uL vv        VS    + the pair (v, v)
     PSWL(SV)  pswl_sv            uL vv        SV
+    GSWL      gswl               uL vG        VS    + the same node in all subgraphs
     SSWL      gnn_sswl           uL vL        VS    + the same node in the subgraphs of the neighbours of u
     SSWL      gnn_sswl_plus      uL vL vv     VS    no stronger, but better in practice
 
 Reading order: :mod:`pairs <torchstone.models.graph.swl.pairs>` (pairs, sums, policies),
 :mod:`networks <torchstone.models.graph.swl.networks>`, :mod:`colours <torchstone.models.graph.swl.colours>` (the tests
-themselves, which no training blurs), and here the networks by name.
+themselves, which no training blurs), :mod:`furer <torchstone.models.graph.swl.furer>` (for every step of the hierarchy
+a pair of graphs that shows it), and here the networks by name.
 
 Example:
     >>> import torch, torchstone
@@ -39,6 +40,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchstone.models.graph.swl.colours import TESTS, distinguishes, graph_colours, pair_colours
+from torchstone.models.graph.swl.furer import SEPARATIONS, STEPS, Graph, furer_graphs
 from torchstone.models.graph.swl.networks import AggregationLayer, SubgraphGNN, convert_official
 from torchstone.models.graph.swl.pairs import POLICIES, SCHEMES, Pairs, aggregate, apply_policy, pair_distances
 from torchstone.models.registry import build_plain_model, register_model
@@ -46,14 +48,18 @@ from torchstone.models.registry import build_plain_model, register_model
 __all__ = [
     "POLICIES",
     "SCHEMES",
+    "SEPARATIONS",
+    "STEPS",
     "TESTS",
     "AggregationLayer",
+    "Graph",
     "Pairs",
     "SubgraphGNN",
     "aggregate",
     "apply_policy",
     "convert_official",
     "distinguishes",
+    "furer_graphs",
     "graph_colours",
     "pair_colours",
     "pair_distances",

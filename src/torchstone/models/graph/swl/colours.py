@@ -35,15 +35,15 @@ class ColourTest:
 TESTS: Mapping[str, ColourTest] = {
     "SWL(VS)": ColourTest(("uL",)),
     "SWL(SV)": ColourTest(("uL",), "vG"),
-    "GSWL": ColourTest(("uL", "vG")),
     "PSWL(VS)": ColourTest(("uL", "vv")),
     "PSWL(SV)": ColourTest(("uL", "vv"), "vG"),
+    "GSWL": ColourTest(("uL", "vG")),
     "SSWL": ColourTest(("uL", "vL")),
     "LFWL(2)": ColourTest(("lfwl",)),
     "2-FWL": ColourTest(("fwl",)),
 }
-"""The six classes; and 2-FWL, the bound of all of them, with its localised form, above PSWL(VS) and below 2-FWL,
-but not known here to be above the other classes."""
+"""The six classes; and 2-FWL, the bound of all of them, with its localised form, which tells pairs apart that no class
+does."""
 
 
 def pair_colours(
