@@ -4,8 +4,8 @@
 
 FOLDER holds ``cora/cora.npz`` and ``citeseer/citeseer.npz``. Every run is the recipe ``teddy_cora`` or
 ``teddy_citeseer`` with another network, seed and sparsity: public split, 200 epochs, the paper's schedule. GCN and GIN
-have the paper's 512 channels; GAT has 8 heads of 32 instead of 512. The paper shows its accuracies on these splits as
-curves, without numbers, so the rows have ours alone. Runs are kept in ``--runs``: the command goes on where it stopped,
+have the paper's 512 channels; GAT has 8 heads of 32 instead of 512. The paper's accuracies could not be looked up
+in numbers, so the rows have ours alone. Runs are kept in ``--runs``: the command goes on where it stopped,
 and the result is written after every case.
 """
 

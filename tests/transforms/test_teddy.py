@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchstone.catalog import card, result
 from torchstone.errors import CallError, ShapeError, UnknownName
 from torchstone.models.registry import build_model
 from torchstone.training.fit import fit
@@ -366,6 +367,17 @@ def test_networks_and_inputs_that_are_no_graphs_are_refused():
         sparse(graph()[0], graph()[1] + 5)
     with pytest.raises(CallError, match="edge_index"):
         sparse(graph()[0], torch.zeros(NODES, NODES).to_sparse())
+
+
+# --- the claim
+
+
+def test_the_card_says_what_the_claims_script_found():
+    claim = card("teddy").claim
+    found = result(claim.result)["results"]
+    sure = [part["above two standard errors"] for part in found["parts"].values()]
+    assert sure == [part["points"] > 2 * part["standard_error"] for part in found["parts"].values()]
+    assert claim.holds == found["holds"] == ("yes" if all(sure) else "partly" if any(sure) else "no")
 
 
 # --- runs and folders
