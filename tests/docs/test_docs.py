@@ -75,9 +75,19 @@ def test_scores_beside_the_papers_are_a_table_with_where_each_row_was_measured()
         "network": "GCN",
         "paper": {"mean": 81.5, "std": 0.5, "splits": 10},
         "ours": {"mean": 80.25, "std": 1.0, "splits": 4},
-        "difference": -1.25,
-        "within_the_papers_spread": False,
     }
     lines = _beside_the_paper({"texas": row, "cora": {**row, "measured": measured}})
     assert lines[2] == "| texas, GCN | 81.50 ± 0.50 (10 splits) | 80.25 ± 1.00 (4 splits) | -1.25 | no |"
     assert lines[4:] == ["", "- cora: `run`, 2026-01-02, CPU, 1 threads"]
+
+
+def test_a_papers_score_without_a_spread_or_no_score_at_all_is_shown_as_it_is():
+    rows = {
+        "without a spread": {"paper": {"mean": 0.0142}, "ours": {"mean": 0.0250, "std": 0.002, "seeds": 3}},
+        "not in the paper": {"paper": None, "ours": {"mean": 81.0}},
+    }
+    lines = _beside_the_paper(rows)
+    assert lines[2:] == [
+        "| without a spread | 0.0142 | 0.0250 ± 0.0020 (3 seeds) | +0.0108 | - |",
+        "| not in the paper | - | 81.00 | - | - |",
+    ]

@@ -104,11 +104,13 @@ def _where(content: dict[str, Any]) -> str:
 
 
 def _is_beside_the_paper(row: object) -> bool:
-    """Whether a row says ``{"paper": {"mean": ..., "std": ...}, "ours": ..., "difference": ...,
-    "within_the_papers_spread": ...}``."""
-    if not isinstance(row, dict) or not {"paper", "ours", "difference", "within_the_papers_spread"} <= row.keys():
+    """Whether a row is ``{"paper": SCORE or None, "ours": SCORE, ...}`` with a score ``{"mean": ..., "std": ...}``,
+    the latter where it is known."""
+    if not isinstance(row, dict) or not {"paper", "ours"} <= row.keys():
         return False
-    return all(isinstance(row[whose], dict) and {"mean", "std"} <= row[whose].keys() for whose in ("paper", "ours"))
+    return all(
+        row[whose] is None or (isinstance(row[whose], dict) and "mean" in row[whose]) for whose in ("paper", "ours")
+    )
 
 
 def _beside_the_paper(rows: dict[str, Any]) -> list[str]:
@@ -116,16 +118,29 @@ def _beside_the_paper(rows: dict[str, Any]) -> list[str]:
     lines = ["| | paper | ours | difference | within the paper's spread |", "|---|---|---|---|---|"]
     for name, row in rows.items():
         label = f"{name}, {row['network']}" if "network" in row else name
-        paper, ours = (_mean_and_spread(row[whose]) for whose in ("paper", "ours"))
-        within = "yes" if row["within_the_papers_spread"] else "no"
-        lines.append(f"| {label} | {paper} | {ours} | {row['difference']:+.2f} | {within} |")
+        paper, ours = row["paper"], row["ours"]
+        difference = "-" if paper is None else f"{ours['mean'] - paper['mean']:+.{_digits(paper)}f}"
+        within = "-"
+        if paper is not None and "std" in paper:
+            within = "yes" if abs(ours["mean"] - paper["mean"]) <= paper["std"] else "no"
+        lines.append(f"| {label} | {_mean_and_spread(paper)} | {_mean_and_spread(ours)} | {difference} | {within} |")
     apart = [f"- {name}: {_where(row['measured'])}" for name, row in rows.items() if "measured" in row]
     return [*lines, "", *apart] if apart else lines
 
 
-def _mean_and_spread(score: dict[str, Any]) -> str:
+def _digits(score: dict[str, Any]) -> int:
+    """Two digits after the point suit per cent; errors below one get four."""
+    return 2 if abs(score["mean"]) >= 1 else 4
+
+
+def _mean_and_spread(score: dict[str, Any] | None) -> str:
+    """The mean, the spread where there is one, and in brackets what else a score says: ``84.40 ± 0.50 (20 seeds)``."""
+    if score is None:
+        return "-"
+    digits = _digits(score)
+    spread = f" ± {score['std']:.{digits}f}" if "std" in score else ""
     counts = ", ".join(f"{value} {name}" for name, value in score.items() if name not in ("mean", "std"))
-    return f"{score['mean']:.2f} ± {score['std']:.2f} ({counts})"
+    return f"{score['mean']:.{digits}f}{spread}" + (f" ({counts})" if counts else "")
 
 
 def _flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
