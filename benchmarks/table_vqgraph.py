@@ -158,8 +158,8 @@ def claim(graphs: list[str], seeds: list[Scores]) -> dict[str, Any]:
                 gain = [seed[f"{place}, student"]["ours"] - seed[f"{place}, {other}"]["ours"] for seed in seeds]
                 return gains.setdefault(f"{place}: student over {other}", summary(gain))
 
-            as_good[place] = over("teacher")["mean"] >= -NEAR and over("perceptron")["mean"] >= ABOVE
-            codes = over("student without codes")
+            teacher, perceptron, codes = (over(one) for one in ("teacher", "perceptron", "student without codes"))
+            as_good[place] = teacher["mean"] >= -NEAR and perceptron["mean"] >= ABOVE
             adds[place] = codes["mean"] > codes["std"] / len(seeds) ** 0.5
     parts = [*as_good.values(), *adds.values()]
     return {
