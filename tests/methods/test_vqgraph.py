@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from torchstone.data.graphs import GraphData, open_graph
 from torchstone.data.inductive import hold_out
-from torchstone.errors import CallError, DataError, ShapeError
+from torchstone.errors import CallError, DataError, ShapeError, UnknownName
+from torchstone.files import read_json
 from torchstone.methods.registry import build_method
 from torchstone.methods.vqgraph import (
     ReleasedTokenDistillation,
@@ -22,6 +23,10 @@ from torchstone.methods.vqgraph import (
     token_divergence,
 )
 from torchstone.models.graph.vqgraph import VQGraphGCN, VQGraphMLP, cosine_scores, euclidean_scores
+from torchstone.training import Recipe
+from torchstone.training.fit import evaluate, fit, identity
+from torchstone.training.predict import predict
+from torchstone.training.runs import identity_facts, load_run
 
 pytestmark = pytest.mark.system("vqgraph")
 
@@ -262,7 +267,8 @@ def test_a_taught_student_knows_more_than_its_labels_tell(data, teacher):
 
 
 def test_held_out_nodes_and_their_edges_are_not_there(data):
-    seen, whole = hold_out(data.source, share=0.2, seed=1)
+    seen = hold_out(data.source, share=0.2, seed=1)
+    whole = seen.whole
     held_out = whole.graph.test_mask
     assert int(held_out.sum()) == round(0.2 * data.sizes["test"])
     assert (data.graph.test_mask | ~held_out).all(), "they are test nodes"
@@ -272,20 +278,28 @@ def test_held_out_nodes_and_their_edges_are_not_there(data):
     kept = ~held_out[data.graph.edge_index].any(0)
     numbers = (~held_out).nonzero().squeeze(1)
     assert torch.equal(numbers[seen.graph.edge_index], data.graph.edge_index[:, kept])
-    assert seen.sizes == {**data.sizes, "test": data.sizes["test"] - int(held_out.sum())}
+    assert seen.sizes == {**data.sizes, "test": int(held_out.sum())}
+    assert int(seen.graph.test_mask.sum()) == data.sizes["test"] - int(held_out.sum())
     assert GraphData(seen).fingerprint != data.fingerprint
-    again, _ = hold_out(data.source, share=0.2, seed=1)
-    assert torch.equal(again.graph.x, seen.graph.x)
-    other, _ = hold_out(data.source, share=0.2, seed=2)
-    assert not torch.equal(other.graph.x, seen.graph.x)
+    assert torch.equal(hold_out(data.source, share=0.2, seed=1).graph.x, seen.graph.x)
+    assert not torch.equal(hold_out(data.source, share=0.2, seed=2).graph.x, seen.graph.x)
+
+
+def test_views_lose_the_edges_of_held_out_nodes(data):
+    multiplex = copy.deepcopy(data.source)
+    multiplex.graph.views = {"one": multiplex.graph.edge_index[:, ::2], "two": multiplex.graph.edge_index}
+    seen = hold_out(multiplex)
+    assert torch.equal(seen.views["two"], seen.graph.edge_index)
+    assert 0 < seen.views["one"].shape[1] < seen.views["two"].shape[1]
+    assert seen.whole.views.keys() == {"one", "two"}
 
 
 def test_what_was_held_out_cannot_influence_the_student(data, teacher):
     """Changing the features of held-out nodes changes nothing of the loss."""
-    seen, whole = hold_out(data.source)
+    seen = hold_out(data.source)
     changed = copy.deepcopy(data.source)
-    changed.graph.x[whole.graph.test_mask] += 1
-    other, _ = hold_out(changed)
+    changed.graph.x[seen.whole.graph.test_mask] += 1
+    other = hold_out(changed)
     losses = [method(GraphData(one), teacher).loss(one.graph.train_mask) for one in (seen, other)]
     assert torch.equal(*losses)
 
@@ -294,6 +308,67 @@ def test_a_share_that_leaves_nobody_is_refused(data):
     for share in (0.0, 1.0, -1.0, 2.0):
         with pytest.raises(CallError, match=f"a share of {share}"):
             hold_out(data.source, share)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("graph") / "communities.npz"
+    x, y, edge_index = communities()
+    np.savez(path, x=x, y=y, edge_index=edge_index)
+    return path
+
+
+def recipe(file, model, method=None, epochs=2, **data):
+    where = {"source": str(file), "split": "random", "test_fraction": 0.5, "normalize": False, **data}
+    train = {"epochs": epochs, "lr": 0.05, "optimizer": "adam", "weight_decay": 0.0, "checkpoint_epochs": epochs}
+    content = {"task": "node-classification", "model": model, "data": where, "train": train, "method": method}
+    return Recipe.from_dict(content)
+
+
+def test_a_recipe_holds_nodes_out_of_training_and_scores_those(file, tmp_path):
+    """Teacher and student are trained on the seen part alone; the test is of the held-out nodes, on the whole graph."""
+    held = {"hold_out": 0.3}
+    teacher = fit(
+        recipe(file, {"name": "vqgraph_gcn", "args": {"num_codes": 8}}, epochs=20, **held), tmp_path / "t", device="cpu"
+    )
+    taught = {"name": "vqgraph", "teacher": str(teacher.path)}
+    fit(recipe(file, {"name": "vqgraph_mlp"}, taught, **held), tmp_path / "s", device="cpu")
+    split = {"split": "random", "val_fraction": 0.1, "test_fraction": 0.5}
+    seen = hold_out(open_graph(str(file), normalize=False, **split), 0.3)
+    whole = seen.whole.graph
+    assert read_json(tmp_path / "t" / "data.json")["nodes"] == seen.graph.num_nodes < whole.num_nodes == N
+    for run in ("t", "s"):
+        network, _ = load_run(tmp_path / run)
+        with torch.no_grad():
+            right = network(whole.x, whole.edge_index).argmax(1) == whole.y
+        found = evaluate(tmp_path / run, "test", device="cpu")
+        assert torch.equal(found.targets, whole.y[whole.test_mask])
+        assert torch.equal(found.per_sample.bool(), right[whole.test_mask])
+        assert len(predict(tmp_path / run, [file], device="cpu")) == N
+    assert len(evaluate(teacher.path, "val", device="cpu").targets) == int(seen.graph.val_mask.sum())
+
+
+def test_a_teacher_that_knows_held_out_nodes_is_refused(file, tmp_path):
+    teacher = fit(recipe(file, {"name": "vqgraph_gcn", "args": {"num_codes": 8}}), tmp_path / "t", device="cpu").path
+    taught = {"name": "vqgraph", "teacher": str(teacher)}
+    for other in ({"hold_out": 0.3}, {"split_seed": 1}):
+        with pytest.raises(CallError, match="trained on another graph or split"):
+            fit(recipe(file, {"name": "vqgraph_mlp"}, taught, **other), tmp_path / "s", device="cpu")
+
+
+def test_holding_out_is_part_of_what_a_run_is(file, tmp_path):
+    model = {"name": "vqgraph_mlp"}
+    assert len({identity(recipe(file, model, hold_out=share), "") for share in (None, 0.2, 0.3)}) == 3
+    assert "hold_out" not in identity_facts(recipe(file, model), "")["data"], "older runs stay what they are"
+    with pytest.raises(UnknownName, match=r"did you mean data\.hold_out"):
+        recipe(file, model, holdout=0.2)
+    with pytest.raises(CallError, match=r"data\.hold_out must be a number between 0 and 1, exclusive or null, got 1"):
+        recipe(file, model, hold_out=1)
+    with pytest.raises(CallError, match="leaves none on one side"):
+        fit(recipe(file, model, hold_out=0.001), tmp_path / "x", device="cpu")
+    images = Recipe.from_dict({"model": {"name": "ecanet_mini32"}, "data": {"source": "digits", "hold_out": 0.2}})
+    with pytest.raises(CallError, match=r"data\.hold_out is for graphs"):
+        fit(images, tmp_path / "x", device="cpu")
 
 
 # Files of a sparse adjacency
@@ -321,6 +396,18 @@ def test_a_sparse_graph_is_standardised(tmp_path):
     assert sorted(map(tuple, graph.edge_index.t().tolist())) == [(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2)]
     assert graph.x.tolist() == [[0, 1], [2, 3], [4, 0], [1, 2]]
     assert graph.y.tolist() == [0, 1, 0, 1]
+
+
+def test_predictions_keep_the_numbers_of_the_file(tmp_path):
+    """Nodes outside the largest component are left out; those behind them keep their numbers."""
+    from scipy.sparse import csr_matrix
+
+    pair_first = csr_matrix((np.ones(4), ([0, 2, 3, 4], [1, 3, 4, 5])), shape=(6, 6))
+    parts = (("data", pair_first.data), ("indices", pair_first.indices), ("indptr", pair_first.indptr))
+    path = write_sparse(tmp_path / "g.npz", **{f"adj_{name}": value for name, value in parts})
+    halves = {"split": "random", "val_fraction": 0.25, "test_fraction": 0.25}
+    run = fit(recipe(path, {"name": "vqgraph_mlp"}, **halves), tmp_path / "run", device="cpu").path
+    assert [one.node for one in predict(run, [path], device="cpu")] == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

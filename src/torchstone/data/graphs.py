@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,8 @@ class RawGraph:
     public: Masks | None
     numbered: tuple[Masks, ...]
     views: Mapping[str, np.ndarray] = field(default_factory=dict)
+    node_ids: np.ndarray | None = None
+    """Numbers of the nodes in the file (N,), where it holds more than are taken."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class GraphSplit:
         split: which split the masks are, resolved.
         normalized: whether the rows of features were divided by their sums.
         fingerprint: a hash of features, edges and labels.
+        whole: where nodes are held out (:func:`torchstone.data.inductive.hold_out`) the graph with them, and them as
+            its test nodes; None where all nodes are there from the beginning.
     """
 
     name: str
@@ -86,6 +90,7 @@ class GraphSplit:
     directed: bool
     normalized: bool
     fingerprint: str
+    whole: GraphSplit | None = None
 
     @property
     def views(self) -> Mapping[str, Tensor]:
@@ -94,13 +99,17 @@ class GraphSplit:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {part: int(self.graph[f"{part}_mask"].sum()) for part in ("train", "val", "test")}
+        """How many nodes are trained on, validated and tested."""
+        return {part: int(mask.sum()) for part, mask in self._masks().items()}
+
+    def _masks(self) -> dict[str, Tensor]:
+        tested = self if self.whole is None else self.whole
+        return {"train": self.graph.train_mask, "val": self.graph.val_mask, "test": tested.graph.test_mask}
 
     def describe(self) -> dict[str, Any]:
         """What a run records of its data: sizes, the split, and a hash of each part's nodes."""
         parts = {
-            part: {"size": size, "nodes": _digest([self.graph[f"{part}_mask"].numpy()])}
-            for part, size in self.sizes.items()
+            part: {"size": int(mask.sum()), "nodes": _digest([mask.numpy()])} for part, mask in self._masks().items()
         }
         return {
             "name": self.name,
@@ -182,7 +191,8 @@ def read_graph(source: str, *, features: int, directed: bool, normalize: bool) -
         normalize: divide each row of features by its sum, as it was done for the graph that was trained on.
 
     Returns:
-        PyG ``Data`` with ``x`` (N, F) and ``edge_index`` (2, E).
+        PyG ``Data`` with ``x`` (N, F), ``edge_index`` (2, E) and ``n_id`` (N,), the nodes' numbers in the file: of a
+        sparse adjacency only the largest component is taken.
 
     Raises:
         DataError: the file is not such a graph; the message says what is wrong.
@@ -191,7 +201,8 @@ def read_graph(source: str, *, features: int, directed: bool, normalize: bool) -
     if raw.x.shape[1] != features:
         raise DataError(f"{raw.name} has {raw.x.shape[1]} features, the network was trained on {features}")
     edges = _edges(raw.edge_index, len(raw.x), directed)
-    return extra("torch_geometric.data", "graph").Data(x=_features_of(raw, normalize), edge_index=edges)
+    ids = torch.from_numpy(np.arange(len(raw.x)) if raw.node_ids is None else raw.node_ids)
+    return extra("torch_geometric.data", "graph").Data(x=_features_of(raw, normalize), edge_index=edges, n_id=ids)
 
 
 def check_undirected(edge_index: Tensor, num_nodes: int) -> None:
@@ -254,8 +265,10 @@ def _read_npz(source: str, labelled: bool) -> RawGraph:
             content = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is not a readable .npz file without pickles ({error})") from error
+    node_ids = None
     if holds_sparse_graph(content):
         content = standardised(content, path.stem)
+        node_ids = content["node_ids"]
     if not labelled:
         content.setdefault("y", np.full(len(content.get("x", content.get("x_indptr", [0])[1:])), -1))
     views = {f"edge_index_{name}": edges for name, edges in _views(content).items()}
@@ -268,7 +281,7 @@ def _read_npz(source: str, labelled: bool) -> RawGraph:
             f"{path} holds {', '.join(sorted(content))}; a graph needs edge_index, y and x (or x_data, x_indices, "
             "x_indptr, x_shape)"
         )
-    return _raw(path.stem, content)
+    return replace(_raw(path.stem, content), node_ids=node_ids)
 
 
 def _raw(name: str, content: Mapping[str, np.ndarray]) -> RawGraph:

@@ -13,11 +13,14 @@ from torchstone.errors import CallError
 from torchstone.extras import extra
 
 
-def hold_out(opened: GraphSplit, share: float = 0.2, seed: int = 0) -> tuple[GraphSplit, GraphSplit]:
+def hold_out(opened: GraphSplit, share: float = 0.2, seed: int = 0) -> GraphSplit:
     """Set a share of the test nodes aside, as the inductive setting of GNN-to-MLP distillation does.
 
-    >>> seen, whole = hold_out(open_graph("cora.npz", split="per-class-30"))
+    >>> seen = hold_out(open_graph("cora.npz", split="per-class-30"))
     >>> run = fit(recipe, "runs/seen", source=seen)  # neither the held-out nodes nor their edges exist
+    >>> evaluate("runs/seen", "test", source=seen).score  # of the held-out nodes, on the whole graph
+
+    A recipe says the same by ``data.hold_out``.
 
     Args:
         opened: a graph with its split.
@@ -25,8 +28,8 @@ def hold_out(opened: GraphSplit, share: float = 0.2, seed: int = 0) -> tuple[Gra
         seed: of the draw.
 
     Returns:
-        The graph without the held-out nodes, whose test nodes are the remaining ones; and the whole graph, whose test
-        nodes are the held-out ones.
+        The graph without the held-out nodes, whose test mask has the remaining ones; in ``whole`` is the graph with all
+        nodes, whose test mask has the held-out ones.
 
     Raises:
         CallError: a share that leaves no node on either side.
@@ -47,9 +50,11 @@ def hold_out(opened: GraphSplit, share: float = 0.2, seed: int = 0) -> tuple[Gra
     whole = graph.clone()
     whole.test_mask = held_out
     mark = f"{opened.split}, {share:g} of test unseen (seed {seed})"
-    return (
-        dataclasses.replace(opened, graph=_without(graph, held_out), split=mark),
-        dataclasses.replace(opened, graph=whole, split=f"{mark}, these tested"),
+    return dataclasses.replace(
+        opened,
+        graph=_without(graph, held_out),
+        split=mark,
+        whole=dataclasses.replace(opened, graph=whole, split=f"{mark}, these tested"),
     )
 
 
@@ -57,6 +62,13 @@ def _without(graph: Any, nodes: torch.Tensor) -> Any:
     """The graph that is left when nodes (N,) and their edges are gone; masks and rows are cut alike."""
     data = extra("torch_geometric.data", "graph").Data
     subgraph = extra("torch_geometric.utils", "graph").subgraph
-    edge_index, _ = subgraph(~nodes, graph.edge_index, relabel_nodes=True, num_nodes=graph.num_nodes)
-    rows = {name: value[~nodes] for name, value in graph.to_dict().items() if name != "edge_index"}
-    return data(edge_index=edge_index, **rows)
+
+    def left(edges: torch.Tensor) -> torch.Tensor:
+        return subgraph(~nodes, edges, relabel_nodes=True, num_nodes=graph.num_nodes)[0]
+
+    content = graph.to_dict()
+    edge_index, views = left(content.pop("edge_index")), content.pop("views", {})
+    found = data(edge_index=edge_index, **{name: value[~nodes] for name, value in content.items()})
+    if views:
+        found.views = {name: left(edges) for name, edges in views.items()}
+    return found

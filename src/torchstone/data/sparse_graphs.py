@@ -25,7 +25,8 @@ def holds_sparse_graph(content: Mapping[str, np.ndarray]) -> bool:
 
 
 def standardised(content: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The largest connected component as ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``, ``edge_index``, ``y``.
+    """The largest connected component as ``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``, ``edge_index``, ``y``;
+    and ``node_ids``, the numbers of its nodes in the file.
 
     Args:
         content: the file's arrays.
@@ -54,6 +55,7 @@ def standardised(content: Mapping[str, np.ndarray], name: str) -> dict[str, np.n
         "x_shape": np.array(features.shape),
         "edge_index": np.stack([edges.row, edges.col]).astype(np.int64),
         "y": labels[kept].astype(np.int64),
+        "node_ids": kept,
     }
 
 

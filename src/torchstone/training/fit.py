@@ -574,6 +574,7 @@ def _evaluate(path: Path, split: str, device: torch.device, source: Any, kept: P
         data = task.open_data(info.recipe.data, info.recipe.train, info.recipe.seed, source)
         if data.fingerprint != info.data_fingerprint:
             raise CallError(f"the data of {path} ({info.recipe.data.source}) changed since it was trained")
+        data = task.scored_on(data, split)
         module = task.module(model, info.recipe, data).to(device).eval()
         pairs = []
         for index, batch in enumerate(data.val_dataloader() if split == "val" else data.test_dataloader()):

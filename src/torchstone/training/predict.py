@@ -43,7 +43,7 @@ class Prediction:
         probability: of that class.
         top: (class, probability), the most probable first.
         error: why the image could not be read; empty when it could.
-        node: the node's number in its graph; None for anything else.
+        node: the node's number in its file or data set; None for anything else.
         graph: the number of a whole graph in its set; None for anything else.
         values: the numbers that are predicted of a graph, where there are no classes.
     """
@@ -153,7 +153,7 @@ def _predict_nodes(
         graph = read_graph(str(path), **preprocessing)
         with torch.inference_mode():
             likely = _most_probable(model, (graph.x.to(device), graph.edge_index.to(device)), top)
-        for node, found in enumerate(likely):
+        for node, found in zip(graph.n_id.tolist(), likely, strict=True):
             named = tuple((classes[label], probability) for label, probability in found)
             predictions.append(Prediction(Path(path), *named[0], named, node=node))
         if progress is not None:

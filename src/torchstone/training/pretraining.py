@@ -124,7 +124,10 @@ class Pretraining(Task):
         for key in ("loss", "label_smoothing", "mixup", "cutmix"):
             if getattr(train, key) != getattr(TrainSpec(), key):
                 raise CallError(f"train.{key} is about labels, and a method trains without them: remove it")
-        return self.task.open_data(data, train, seed, source)
+        opened = self.task.open_data(data, train, seed, source)
+        if self.method.teacher is not None:
+            self.task.check_teacher(read_info(self.method.teacher), opened)
+        return opened
 
     def model_args(self, data: Any) -> dict[str, Any]:
         return self.task.model_args(data) if self.finishes else self.task.headless_args(data)

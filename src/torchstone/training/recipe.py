@@ -228,6 +228,8 @@ class DataSpec(_Checked):
             :func:`torchstone.data.graph_sets.open_graph_set`; ``auto`` takes what the source brings.
         directed: keep the directions of a graph's edges; otherwise the missing reverse edges are added.
         normalize: divide each row of a graph's features by its sum; None does so if no feature is negative.
+        hold_out: share of a graph's test nodes that are not there, nor their edges, until training has finished; the
+            test is of them, on the whole graph. ``split_seed`` draws them. None keeps all nodes, without labels.
     """
 
     section: ClassVar[str] = "data"
@@ -243,6 +245,7 @@ class DataSpec(_Checked):
     split: str = _key(_NAME, "auto")
     directed: bool = _key(_FLAG, False)
     normalize: bool | None = _key(_or_null(_FLAG), None)
+    hold_out: float | None = _key(_or_null(_SHARE), None)
 
 
 @dataclass(frozen=True)

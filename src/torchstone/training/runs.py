@@ -62,6 +62,8 @@ def identity_facts(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     for name in ("patience", "weight_decay_for"):
         if not facts["train"][name]:
             del facts["train"][name]
+    if facts["data"]["hold_out"] is None:
+        del facts["data"]["hold_out"]
     if not facts["model"]["transforms"]:
         del facts["model"]["transforms"]
     facts["data"]["fingerprint"] = data_fingerprint

@@ -21,6 +21,7 @@ from torchstone.data.graph_sets import SUBSTRUCTURES, GraphSetData, is_graph_set
 from torchstone.data.graphs import SOURCES as GRAPH_SOURCES
 from torchstone.data.graphs import GraphData, is_graph_source, open_graph
 from torchstone.data.images import ImageData, open_images
+from torchstone.data.inductive import hold_out
 from torchstone.data.sequences import SEQUENCE_SOURCES, SequenceData, is_sequence_source, open_sequences
 from torchstone.data.sources import IMAGE_SOURCES
 from torchstone.errors import CallError, unknown_name
@@ -29,6 +30,7 @@ from torchstone.models.registry import build_model
 from torchstone.training.graphs import GraphClassifier, GraphRegressor
 from torchstone.training.nodes import NodeClassifier
 from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
+from torchstone.training.runs import RunInfo
 from torchstone.training.starting import start_from_run
 from torchstone.training.supervised import Classification, Supervised, Trainable, has_unused_parameters
 
@@ -107,6 +109,13 @@ class Task(ABC):
         loader = data.train_dataloader()
         loader.sampler.set_epoch(0)
         return iter(loader)
+
+    def scored_on(self, data: Any, part: str) -> Any:
+        """The data that a finished network is given to be scored on a part, ``val`` or ``test``."""
+        return data
+
+    def check_teacher(self, teacher: RunInfo, data: Any) -> None:  # noqa: B027 - most data are no secret to a teacher
+        """Refuse a teacher that knows more of the data than a method's network may."""
 
     def description(self, spec: str, data: Any) -> ModelDescription:
         """A model and its inputs as something that another process can measure the cost of."""
@@ -200,7 +209,7 @@ class ImageClassification(Task):
     sources = IMAGE_SOURCES
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> ImageData:
-        _refuse("data", data, ("split", "directed", "normalize"), "graphs", "images")
+        _refuse("data", data, ("split", "directed", "normalize", "hold_out"), "graphs", "images")
         return open_images(
             data.source if source is None else source,
             size=data.size,
@@ -260,17 +269,27 @@ class NodeClassification(Task):
         _refuse("train", train, ("batch_size", "accumulate", "loss", "mixup", "cutmix"), "images", given)
         if source is not None:
             return GraphData(source)
-        return GraphData(
-            open_graph(
-                data.source,
-                split=data.split,
-                split_seed=data.split_seed,
-                val_fraction=data.val_fraction,
-                test_fraction=data.test_fraction,
-                normalize=data.normalize,
-                directed=data.directed,
-            )
+        opened = open_graph(
+            data.source,
+            split=data.split,
+            split_seed=data.split_seed,
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+            normalize=data.normalize,
+            directed=data.directed,
         )
+        return GraphData(opened if data.hold_out is None else hold_out(opened, data.hold_out, data.split_seed))
+
+    def scored_on(self, data: GraphData, part: str) -> GraphData:
+        whole = data.source.whole
+        return data if part == "val" or whole is None else GraphData(whole)
+
+    def check_teacher(self, teacher: RunInfo, data: GraphData) -> None:
+        if teacher.data_fingerprint != data.fingerprint:
+            raise CallError(
+                f"the teacher {teacher.path} was trained on another graph or split than this recipe's, so it may know "
+                "what is tested here; train it with the same keys of the section data"
+            )
 
     def model_args(self, data: GraphData) -> dict[str, Any]:
         return {"in_channels": data.graph.num_features, "out_channels": data.num_classes}
@@ -332,7 +351,7 @@ class SequenceClassification(Task):
         return is_sequence_source(source)
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> SequenceData:
-        _refuse("data", data, ("split", "directed", "normalize"), "graphs", "sequences")
+        _refuse("data", data, ("split", "directed", "normalize", "hold_out"), "graphs", "sequences")
         _refuse("train", train, ("mixup", "cutmix"), "images", "sequences")
         if data.augment not in ("auto", "none"):
             raise CallError(f"data.augment={data.augment} is for images; sequences are not augmented: remove it")
@@ -391,7 +410,7 @@ class GraphClassification(Task):
         return is_graph_set(source) and source.startswith(SUBSTRUCTURES) == self.regression
 
     def open_data(self, data: DataSpec, train: TrainSpec, seed: int, source: Any = None) -> GraphSetData:
-        _refuse("data", data, ("size", "augment", "directed", "normalize"), "other data", "a set of graphs")
+        _refuse("data", data, ("size", "augment", "directed", "normalize", "hold_out"), "other data", "a set of graphs")
         _refuse("train", train, ("loss", "mixup", "cutmix"), "images", "graphs")
         if self.regression:
             _refuse("train", train, ("label_smoothing",), "classes", "numbers")

@@ -237,7 +237,10 @@ class VQGraphGCN(nn.Module):
         self, x: Float[Tensor, "n f"], edge_index: Int[Tensor, "2 e"], y: Int[Tensor, " n"], mask: Tensor
     ) -> Tensor:
         """The whole loss: labels of the nodes in a mask (N,), and the tokenizer's of all nodes."""
-        tokens = self.tokenize(x, edge_index)
+        return self.loss_of(self.tokenize(x, edge_index), edge_index, y, mask)
+
+    def loss_of(self, tokens: Tokens, edge_index: Int[Tensor, "2 e"], y: Int[Tensor, " n"], mask: Tensor) -> Tensor:
+        """:meth:`training_loss` of nodes that are tokenized already."""
         return F.cross_entropy(tokens.logits[mask].float(), y[mask]) + self.tokenizer_loss(tokens, edge_index)
 
 
