@@ -55,8 +55,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # which of the graph's two 
     "student without codes": ("student", {"method.args.token_weight": 0}),
 }
 PAPER = {"cora, transductive, student": 83.9, "citeseer, transductive, student": 76.0}
-"""Test accuracy in per cent of the paper's main table (GraphSAGE teacher), to the digits that are quoted elsewhere; the
-paper gives more rows and their spreads."""
+"""Test accuracy in per cent of the paper's main table (GraphSAGE teacher), rounded, as listed elsewhere; not checked
+against the paper, which gives more rows and spreads."""
 NEAR, ABOVE = 2.0, 10.0  # points
 
 Scores = dict[str, dict[str, float]]
