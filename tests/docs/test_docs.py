@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from torchstone.reporting.gallery import END, START, _beside_the_paper, _flatten, gallery, system_page
+from torchstone.reporting.gallery import END, START, _beside_the_paper, _flatten, as_markdown, gallery, system_page
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -91,3 +91,13 @@ def test_a_papers_score_without_a_spread_or_no_score_at_all_is_shown_as_it_is():
         "| without a spread | 0.0142 | 0.0250 ± 0.0020 (3 seeds) | +0.0108 | - |",
         "| not in the paper | - | 81.00 | - | - |",
     ]
+
+
+def test_docstrings_are_shown_as_markdown():
+    for given, shown in (
+        ("See :mod:`layer <torchstone.x.layer>`.", "See `layer`."),
+        ("A :class:`~torchstone.Net`\nof ``x``", "A `torchstone.Net`\nof ``x``"),
+        ("For a map X::\n\n    y = x[::2]", "For a map X:\n\n    y = x[::2]"),
+        ("Example:\n    >>> 1", "Example:\n\n    >>> 1"),
+    ):
+        assert as_markdown(given) == shown

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,14 @@ def _docstring(card: Card) -> str:
     specification = importlib.util.find_spec(card.module)
     if specification is None or specification.origin is None:
         raise CallError(f"{card.key}: there is no module {card.module}")
-    return ast.get_docstring(ast.parse(Path(specification.origin).read_text())) or ""
+    return as_markdown(ast.get_docstring(ast.parse(Path(specification.origin).read_text())) or "")
+
+
+def as_markdown(docstring: str) -> str:
+    """A docstring's references (``:mod:`NAME``` or ``:mod:`TEXT <NAME>```) as code, its example as a block of code."""
+    text = re.sub(r":\w+:`~?([^`<]+?)(?:\s+<[^`>]+>)?`", r"`\1`", docstring)
+    text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+    return re.sub(r"^Example:\n(?! *\n)", "Example:\n\n", text, flags=re.MULTILINE)
 
 
 def _result(name: str) -> list[str]:
