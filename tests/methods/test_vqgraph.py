@@ -354,6 +354,27 @@ def test_a_teacher_that_knows_held_out_nodes_is_refused(file, tmp_path):
     for other in ({"hold_out": 0.3}, {"split_seed": 1}):
         with pytest.raises(CallError, match="trained on another graph or split"):
             fit(recipe(file, {"name": "vqgraph_mlp"}, taught, **other), tmp_path / "s", device="cpu")
+    with pytest.raises(CallError, match=r"features of another scale; train it with data\.normalize=true"):
+        fit(recipe(file, {"name": "vqgraph_mlp"}, taught, normalize=True), tmp_path / "s", device="cpu")
+    copied = file.with_name("copied.npz")
+    copied.write_bytes(file.read_bytes())
+    fit(recipe(copied, {"name": "vqgraph_mlp"}, taught, epochs=1), tmp_path / "s", device="cpu")
+
+
+def test_a_run_that_knows_held_out_nodes_is_not_started_from(file, tmp_path):
+    model = {"name": "vqgraph_mlp"}
+    known = fit(recipe(file, model), tmp_path / "known", device="cpu").path
+    unknown = fit(recipe(file, model, hold_out=0.3), tmp_path / "unknown", device="cpu").path
+    with pytest.raises(CallError, match=r"model\.weights: .* with the same nodes held out"):
+        fit(recipe(file, {**model, "weights": str(known)}, hold_out=0.3), tmp_path / "a", device="cpu")
+    fit(recipe(file, {**model, "weights": str(unknown)}, epochs=1, hold_out=0.3), tmp_path / "b", device="cpu")
+
+
+def test_a_graph_that_is_open_has_the_nodes_held_out_that_the_recipe_says(file, data, tmp_path):
+    with pytest.raises(CallError, match="has no nodes held out"):
+        fit(recipe(file, {"name": "vqgraph_mlp"}, hold_out=0.3), tmp_path / "a", device="cpu", source=data.source)
+    with pytest.raises(CallError, match="held out already"):
+        hold_out(hold_out(data.source))
 
 
 def test_holding_out_is_part_of_what_a_run_is(file, tmp_path):

@@ -32,11 +32,13 @@ def hold_out(opened: GraphSplit, share: float = 0.2, seed: int = 0) -> GraphSpli
         nodes, whose test mask has the held-out ones.
 
     Raises:
-        CallError: a share that leaves no node on either side.
+        CallError: a share that leaves no node on either side, or a graph of which nodes are held out already.
 
     Source:
         Zhang et al., Graph-less Neural Networks: Teaching Old MLPs New Tricks via Distillation, ICLR 2022, section 5.
     """
+    if opened.whole is not None:
+        raise CallError("nodes of this graph are held out already; hold_out takes the graph with all nodes")
     graph = opened.graph
     candidates = graph.test_mask.nonzero().squeeze(1)
     count = round(share * len(candidates)) if 0 <= share <= 1 else 0

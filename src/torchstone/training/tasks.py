@@ -25,12 +25,13 @@ from torchstone.data.inductive import hold_out
 from torchstone.data.sequences import SEQUENCE_SOURCES, SequenceData, is_sequence_source, open_sequences
 from torchstone.data.sources import IMAGE_SOURCES
 from torchstone.errors import CallError, unknown_name
+from torchstone.files import read_json
 from torchstone.instruments.description import GraphDescription, GraphSetDescription, ModelDescription
 from torchstone.models.registry import build_model
 from torchstone.training.graphs import GraphClassifier, GraphRegressor
 from torchstone.training.nodes import NodeClassifier
 from torchstone.training.recipe import DataSpec, ModelSpec, Recipe, TrainSpec
-from torchstone.training.runs import RunInfo
+from torchstone.training.runs import RunInfo, read_info
 from torchstone.training.starting import start_from_run
 from torchstone.training.supervised import Classification, Supervised, Trainable, has_unused_parameters
 
@@ -117,6 +118,9 @@ class Task(ABC):
     def check_teacher(self, teacher: RunInfo, data: Any) -> None:  # noqa: B027 - most data are no secret to a teacher
         """Refuse a teacher that knows more of the data than a method's network may."""
 
+    def check_weights(self, run: RunInfo, data: Any) -> None:  # noqa: B027 - nor to what a network starts from
+        """Refuse to start from a run that knows what is held out of the data."""
+
     def description(self, spec: str, data: Any) -> ModelDescription:
         """A model and its inputs as something that another process can measure the cost of."""
         return ModelDescription(spec, tuple(self.probe_inputs(data, 1)[0].shape[1:]), self.model_args(data))
@@ -175,6 +179,7 @@ class Task(ABC):
         try:
             built = build_model(model.name, pretrained=False if run else model.pretrained, **args)
             if run is not None:
+                self.check_weights(read_info(run), data)
                 full, body = args | self.model_args(data), args | self.headless_args(data)
                 build = partial(build_model, model.name)
                 start_from_run(built, run, model.name, lambda: build(**full), lambda: build(**body))
@@ -268,6 +273,11 @@ class NodeClassification(Task):
         _refuse("data", data, ("size", "workers", "augment", "limit"), "images", given)
         _refuse("train", train, ("batch_size", "accumulate", "loss", "mixup", "cutmix"), "images", given)
         if source is not None:
+            if data.hold_out is not None and source.whole is None:
+                raise CallError(
+                    "data.hold_out: the graph that was given has no nodes held out; give what "
+                    "torchstone.data.inductive.hold_out makes of it"
+                )
             return GraphData(source)
         opened = open_graph(
             data.source,
@@ -285,10 +295,24 @@ class NodeClassification(Task):
         return data if part == "val" or whole is None else GraphData(whole)
 
     def check_teacher(self, teacher: RunInfo, data: GraphData) -> None:
-        if teacher.data_fingerprint != data.fingerprint:
+        theirs, ours = _trained_on(teacher), data.source
+        if _what_is_seen(theirs) != _what_is_seen(ours.describe()):
             raise CallError(
                 f"the teacher {teacher.path} was trained on another graph or split than this recipe's, so it may know "
                 "what is tested here; train it with the same keys of the section data"
+            )
+        if theirs["normalized"] != ours.normalized:
+            answer = str(ours.normalized).lower()
+            raise CallError(
+                f"the teacher {teacher.path} was trained on features of another scale; train it with "
+                f"data.normalize={answer}, or this recipe with data.normalize={str(theirs['normalized']).lower()}"
+            )
+
+    def check_weights(self, run: RunInfo, data: GraphData) -> None:
+        if data.source.whole is not None and _what_is_seen(_trained_on(run)) != _what_is_seen(data.source.describe()):
+            raise CallError(
+                f"model.weights: the run {run.path} was not trained on this graph with the same nodes held out, so it "
+                "may know what is tested here; train it with the same keys of the section data"
             )
 
     def model_args(self, data: GraphData) -> dict[str, Any]:
@@ -488,6 +512,17 @@ class GraphRegression(GraphClassification):
 
     def per_sample_score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).abs().mean(1)
+
+
+def _trained_on(run: RunInfo) -> dict[str, Any]:
+    """What a run recorded of its graph."""
+    found: dict[str, Any] = read_json(run.path / "data.json")
+    return found
+
+
+def _what_is_seen(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a graph's description, what says which nodes, edges and labels a training saw."""
+    return {key: described.get(key) for key in ("nodes", "edges", "views", "fingerprint", "splits")}
 
 
 def _refuse(section: str, spec: DataSpec | TrainSpec, keys: Sequence[str], kind: str, given: str) -> None:
