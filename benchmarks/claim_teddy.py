@@ -225,6 +225,15 @@ def results(runs: dict[tuple[str, str], list[dict[str, Any]]], epochs: int) -> d
             for (graph, network), own in runs.items()
         },
         "parts": parts,
+        "by sparsity": {
+            f"{one} over {other}, {share:g} gone": compare(kind, one, other, [share])
+            for kind, one, other, shares in (
+                ("edges", "TEDDY", "random edges", EDGES),
+                ("edges", "random edges", "reverse scores", EDGES),
+                ("weights", "TEDDY", "largest, trained on", WEIGHTS),
+            )
+            for share in shares
+        },
         "beside": {
             "projected weights over the largest, as they are": compare(
                 "weights", "TEDDY", "largest, as they are", WEIGHTS
