@@ -1,6 +1,7 @@
 """What another process does with saved models; it imports nothing else of the tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -15,3 +16,7 @@ def load_and_answer(inputs: Path, answers: Path, folders: list[str]) -> int:
     with torch.no_grad():
         save_file({folder: load_model(folder)(*tensors) for folder in folders}, answers)
     return os.getpid()
+
+
+if __name__ == "__main__":
+    load_and_answer(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -3,11 +3,14 @@
 import copy
 import json
 import os
+import subprocess
+import sys
 
+import _loading
 import pytest
 import torch
 from _loading import load_and_answer
-from _transform import TRANSFORMS, domain_of, first_that_fits, transformed
+from _transform import IMAGES, TRANSFORMS, domain_of, first_that_fits, transformed
 from safetensors.torch import load_file, save_file
 
 from torchstone.errors import CallError, UnknownName
@@ -102,6 +105,21 @@ def test_saved_and_loaded_in_another_process_the_outputs_are_equal(results, doma
     for folder, model in folders.items():
         with torch.no_grad():
             assert torch.equal(loaded[folder], copy.deepcopy(model).eval()(*inputs)), folder
+
+
+def test_a_saved_model_needs_nothing_that_its_maker_had_imported(tmp_path):
+    """Loaded by a fresh interpreter: the server of other tests' processes has imported the libraries of networks."""
+    card = next(card for card in TRANSFORMS if domain_of(card) is IMAGES)
+    name, _, result = first_that_fits(card, "ours")
+    save_model(tmp_path / "model", result.model, name, IMAGES.args_of(name), [result.plan])
+    (inputs,) = IMAGES.inputs(7)
+    save_file({"0": inputs}, tmp_path / "inputs.safetensors")
+    files = [str(tmp_path / file) for file in ("inputs.safetensors", "answers.safetensors", "model")]
+    done = subprocess.run([sys.executable, _loading.__file__, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        answer = copy.deepcopy(result.model).eval()(inputs)
+    assert torch.equal(load_file(tmp_path / "answers.safetensors")[files[2]], answer)
 
 
 def test_the_result_can_be_copied_and_trained(one, domain):
