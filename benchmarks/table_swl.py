@@ -3,7 +3,7 @@
     python benchmarks/table_swl.py [--kinds 5-cycle triangle 4-cycle] [--seeds 3]
 
 Every run is the recipe ``swl_substructures`` that comes with the package, with the network, the substructure and the
-seed changed: a smaller network than the authors', on our own random graphs, in as many steps as theirs. Errors are mean
+seed changed: a smaller network than the authors', on our own random graphs, for fewer epochs. Errors are mean
 absolute errors on the test graphs, in standard deviations of the counts, of the last epoch. Runs are kept in
 ``--runs``: the command goes on where it stopped. A row is written as soon as it has two seeds, and says how many it has
 and where, when and by which command it was measured; it is replaced only by one of more seeds, or of as many that this

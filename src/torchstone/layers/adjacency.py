@@ -174,9 +174,9 @@ def compressed(matrix: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         return matrix.to_sparse_csr()
 
 
-def is_mostly_zero(x: Tensor) -> bool:
-    """Whether so few elements are not zero, below a tenth, that compressed rows are quicker than all of them."""
-    return bool(x.count_nonzero() < 0.1 * x.numel())
+def is_mostly_zero(x: Tensor, below: float = 0.1) -> bool:
+    """Whether so few elements are not zero, below that share, that their rows are better compressed."""
+    return bool(x.count_nonzero() < below * x.numel())
 
 
 def is_sparse(x: Tensor) -> bool:

@@ -37,7 +37,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from torchstone.errors import CallError, ShapeError, unknown_name
-from torchstone.layers.adjacency import check_graph
+from torchstone.layers.adjacency import check_graph, is_mostly_zero
 from torchstone.methods.infomgf.graphs import (
     Structure,
     WeightedGraph,
@@ -247,7 +247,7 @@ class InfoMGF(Method):
         self.register_buffer("x", x, persistent=False)
         self.views, self.structures = names, {}
         self.register_buffer("edges_x", None, persistent=False)
-        if x.count_nonzero() <= MOSTLY_ZEROS * x.numel():
+        if is_mostly_zero(x, below=MOSTLY_ZEROS):
             sparse = WeightedGraph.from_dense(x)
             self.register_buffer("edges_x", sparse.edge_index, persistent=False)
             self.register_buffer("weight_x", sparse.weight, persistent=False)
