@@ -1,4 +1,4 @@
-"""TEDDY's table: test accuracy of the paper's GCN, GIN and GAT, dense and at one of its simulations, on Cora and CiteSeer.
+"""TEDDY's table: test accuracy of the paper's GCN, GIN and GAT, dense and at one of its simulations.
 
     python benchmarks/table_teddy.py --data FOLDER [--cases 1] [--seeds 3]
 
