@@ -12,13 +12,13 @@ that this call has trained itself.
 from __future__ import annotations
 
 import argparse
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rows import Run, measured, replaces
 
-from torchstone.environment import describe, write_result
+from torchstone.environment import write_result
 from torchstone.files import read_json
 from torchstone.training import load_recipe
 from torchstone.training.fit import evaluate, fit
@@ -47,13 +47,6 @@ PAPER = {
 }
 
 
-class Run(NamedTuple):
-    """Test accuracy in per cent, and whether this call trained the run rather than found it finished."""
-
-    score: float
-    trained: bool
-
-
 def measure(graph: str, split: int, data: Path, runs: Path) -> Run:
     changes = [f"data.source={data / graph / graph}.npz", f"data.split=fixed:{split}"]
     run = fit(load_recipe(f"neural_sheaf_{graph}", changes), runs / f"{graph}-neural_sheaf-{split}", device="cpu")
@@ -63,7 +56,6 @@ def measure(graph: str, split: int, data: Path, runs: Path) -> Run:
 def row(graph: str, scores: list[float]) -> dict[str, Any]:
     """Ours beside the paper's, and where ours was measured."""
     paper, mean, spread = PAPER[graph], float(np.mean(scores)), float(np.std(scores))
-    facts = describe()
     return {
         "network": paper.network,
         "paper": {"mean": paper.mean, "std": paper.std, "splits": 10},
@@ -71,20 +63,8 @@ def row(graph: str, scores: list[float]) -> dict[str, Any]:
         "difference": round(mean - paper.mean, 2),
         "within_the_papers_spread": abs(mean - paper.mean) <= paper.std,
         "scores": [round(score, 2) for score in scores],
-        "measured": {
-            "command": COMMAND.format(graph, len(scores)),
-            "date": date.today().isoformat(),
-            "hardware": {key: value for key, value in facts.items() if key != "versions"},
-            "versions": facts["versions"],
-            "seeds": [SEED],
-        },
+        "measured": measured(COMMAND.format(graph, len(scores)), [SEED]),
     }
-
-
-def replaces(runs: list[Run], old: dict[str, Any] | None) -> bool:
-    """Whether a row of these runs replaces the one that is there."""
-    splits = 0 if old is None else old["ours"]["splits"]
-    return len(runs) > splits or (len(runs) == splits and all(run.trained for run in runs))
 
 
 def main() -> None:
@@ -100,7 +80,7 @@ def main() -> None:
         for split in range(given.splits):
             runs.append(measure(graph, split, given.data, given.runs))
             print(f"{graph}, split {split}: {runs[-1].score:.1f} %", flush=True)
-            if len(runs) > 1 and replaces(runs, found.get(graph)):
+            if len(runs) > 1 and replaces(runs, found[graph]["ours"]["splits"] if graph in found else 0):
                 found[graph] = row(graph, [run.score for run in runs])
                 found = {name: found[name] for name in PAPER if name in found}
                 write_result(RESULT, command=COMMAND.format(" ".join(found), 10), seeds=[SEED], results=found)

@@ -13,14 +13,14 @@ call has trained itself.
 from __future__ import annotations
 
 import argparse
-from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from rows import Run, measured, replaces
 
-from torchstone.environment import describe, write_result
+from torchstone.environment import write_result
 from torchstone.files import read_json
 from torchstone.training import load_recipe
 from torchstone.training.fit import evaluate, fit
@@ -38,13 +38,6 @@ PAPER = {  # of both networks, means over five seeds, from the logs that the aut
 }
 
 
-class Run(NamedTuple):
-    """Test error, and whether this call trained the run rather than found it finished."""
-
-    error: float
-    trained: bool
-
-
 def measure(kind: str, network: str, seed: int, runs: Path) -> Run:
     changes = [f"data.source=substructures:{kind}", f"model.name={network}", f"seed={seed}"]
     run = fit(load_recipe("swl_substructures", changes), runs / f"{kind}-{network}-{seed}", device="cpu")
@@ -54,26 +47,14 @@ def measure(kind: str, network: str, seed: int, runs: Path) -> Run:
 def row(kind: str, network: str, errors: list[float]) -> dict[str, Any]:
     """Ours beside the paper's, and where ours was measured."""
     paper = dict(zip(NETWORKS, PAPER[kind], strict=True))[network]
-    mean, facts = float(np.mean(errors)), describe()
+    mean = float(np.mean(errors))
     return {
         "paper": {"mean": paper, "seeds": 5},
         "ours": {"mean": round(mean, 4), "std": round(float(np.std(errors, ddof=1)), 4), "seeds": len(errors)},
         "difference": round(mean - paper, 4),
         "errors": [round(error, 4) for error in errors],
-        "measured": {
-            "command": COMMAND.format(kind, len(errors)),
-            "date": date.today().isoformat(),
-            "hardware": {key: value for key, value in facts.items() if key != "versions"},
-            "versions": facts["versions"],
-            "seeds": list(range(len(errors))),
-        },
+        "measured": measured(COMMAND.format(kind, len(errors)), range(len(errors))),
     }
-
-
-def replaces(runs: list[Run], old: dict[str, Any] | None) -> bool:
-    """Whether a row of these runs replaces the one that is there."""
-    seeds = 1 if old is None else old["ours"]["seeds"]
-    return len(runs) > seeds or (old is not None and len(runs) == seeds and all(run.trained for run in runs))
 
 
 def main() -> None:
@@ -89,9 +70,11 @@ def main() -> None:
         for seed in range(given.seeds):
             for network, label in NETWORKS.items():
                 runs[network].append(measure(kind, network, seed, given.runs))
-                print(f"{kind}, {label}, seed {seed}: {runs[network][-1].error:.4f}", flush=True)
-                if replaces(runs[network], found.get(f"{kind}, {label}")):
-                    found[f"{kind}, {label}"] = row(kind, network, [run.error for run in runs[network]])
+                print(f"{kind}, {label}, seed {seed}: {runs[network][-1].score:.4f}", flush=True)
+                name = f"{kind}, {label}"
+                before = found[name]["ours"]["seeds"] if name in found else 0
+                if len(runs[network]) > 1 and replaces(runs[network], before):
+                    found[name] = row(kind, network, [run.score for run in runs[network]])
                     keep(found)
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from _killed import whole_and_resumed
 from _shared import requires_shared, shared
 from torch.nn import functional as F
 
@@ -458,20 +459,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, name):
         "train.checkpoint_epochs": 2,
     }
     recipe = load_recipe(name, [f"{key}={value}" for key, value in changes.items()])
-
-    def kill(progress):
-        if progress.epoch == 3:
-            raise KeyboardInterrupt
-
-    whole = fit(recipe, tmp_path / "whole", device="cpu")
-    with pytest.raises(KeyboardInterrupt):
-        fit(recipe, tmp_path / "killed", device="cpu", progress=kill)
-    resumed = fit(recipe, tmp_path / "killed", device="cpu")
-    assert 0 < resumed.trained < 5
-    for file in sorted(path.name for path in whole.path.glob("*.safetensors")):
-        assert (whole.path / file).read_bytes() == (resumed.path / file).read_bytes(), file
-    rows = [[{**row, "seconds": 0} for row in run.rows] for run in (whole, resumed)]
-    assert rows[0] == rows[1]
+    whole_and_resumed(recipe, tmp_path, epoch=3)
 
 
 # --- attacked graphs

@@ -246,7 +246,8 @@ class InfoMGF(Method):
         x = x.to(device)
         self.register_buffer("x", x, persistent=False)
         self.views, self.structures = names, {}
-        self.register_buffer("edges_x", None, persistent=False)
+        for buffer in ("edges_x", "weight_x"):
+            self.register_buffer(buffer, None, persistent=False)
         if is_mostly_zero(x, below=MOSTLY_ZEROS):
             sparse = WeightedGraph.from_dense(x)
             self.register_buffer("edges_x", sparse.edge_index, persistent=False)

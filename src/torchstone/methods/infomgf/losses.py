@@ -22,7 +22,7 @@ def lower_bound(
         M_ij = exp(cos(a_i, b_j) / t),   l_i = -1/2 (log M_ii / sum_j M_ij + log M_ii / sum_j M_ji)
 
     Above ``block`` nodes the rows of M are computed a block at a time, and again for the gradient, so that memory is
-    O(block N); by default that is above 4096 nodes, and memory is no more than theirs.
+    O(block N); by default that is above 4096 nodes, and memory is no more than what 4096 nodes need.
 
     Args:
         a, b: embeddings of the same nodes, (N, C).

@@ -43,8 +43,9 @@ class tells apart and the weaker does not."""
 
 SEPARATIONS: Mapping[tuple[str, str], Edges] = {
     **STEPS,
-    ("SWL(SV)", "PSWL(VS)"): NINE_NODES,  # neither of these two
-    ("PSWL(VS)", "SWL(SV)"): SEVEN_NODES,  # is above the other
+    # neither of these two is above the other
+    ("SWL(SV)", "PSWL(VS)"): NINE_NODES,
+    ("PSWL(VS)", "SWL(SV)"): SEVEN_NODES,
     ("SSWL", "LFWL(2)"): SIX_NODES_NINE_EDGES,
 }
 """The same for any two tests, ordered or not: the second tells the pair apart and the first does not."""
